@@ -1,0 +1,1 @@
+"""The ports, each implemented for one technology and opened by URL."""

@@ -1,0 +1,253 @@
+"""The book a batch works in: the stock it locked, and what has been written about it so far.
+
+A ``Posting`` writes one operation: ledger rows as they come, then, when the operation is whole, the product's totals
+and the events of what it crossed (rules R13 to R16). ``rules.py`` decides what is posted; a store saves the book.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from core import events
+from core.events import Event, Metadata, OutboxRow, Payload
+from core.ids import new_event_id, new_id
+from core.stock import Item, Product, Reservation, StockTransaction, TransactionType, Warehouse
+
+
+@dataclass(slots=True)
+class Book:
+    """The stock a batch has locked and loaded, and everything the batch has decided about it so far.
+
+    ``now`` is the database's clock, read under the locks and never below the last change recorded for these products.
+    Entities are replaced, never mutated: what was loaded stays readable in ``loaded``.
+    """
+
+    now: datetime
+    products: dict[str, Product] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+    warehouses: dict[str, Warehouse] = field(default_factory=dict)
+    ledger: list[StockTransaction] = field(default_factory=list)
+    outbox: list[OutboxRow] = field(default_factory=list)
+    loaded: dict[str, Any] = field(default_factory=dict)
+    _places: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Ids differ by prefix; products are named by others, so theirs are kept apart.
+        self.loaded = {**self.items, **self.reservations, **self.warehouses}
+        self.loaded |= {f"product:{product.id}": product for product in self.products.values()}
+        self._places = {(item.sku, item.warehouse_id): item.id for item in self.items.values()}
+
+    def at(self, sku: str, warehouse_id: str) -> Item | None:
+        """Return the item of ``sku`` in a warehouse, if it was loaded or made here."""
+        return self.items.get(self._places.get((sku, warehouse_id), ""))
+
+    def put(self, item: Item) -> None:
+        """Make ``item`` the current state of its id."""
+        self.items[item.id] = item
+        self._places[item.sku, item.warehouse_id] = item.id
+
+
+@dataclass(slots=True)
+class Cause:
+    """Who asks, and in what context; None where the caller sent no correlation id (rule R16)."""
+
+    actor: str
+    correlation_id: str | None = None
+
+
+class Posting:
+    """One operation being written: its ledger rows as they come, its events when it is whole (rule R14)."""
+
+    def __init__(self, book: Book, cause: Cause, source: Any) -> None:
+        self.book = book
+        self.cause = cause
+        self.reason: str | None = getattr(source, "reason", None)
+        self.reference_type: str | None = getattr(source, "reference_type", None)
+        self.reference_number: str | None = getattr(source, "reference_number", None)
+        self.occurred_at: datetime = getattr(source, "occurred_at", None) or book.now
+        self.before: dict[str, Item | None] = {}
+        self.rows: list[StockTransaction] = []
+
+    def post(
+        self,
+        item: Item,
+        type: TransactionType,
+        *,
+        on_hand: int = 0,
+        reserved: int = 0,
+        reservation_id: str | None = None,
+        **fields: Any,
+    ) -> Item:
+        """Move an item's balances by ``on_hand`` and ``reserved`` units, set ``fields``, and write the ledger row."""
+        book = self.book
+        self.before.setdefault(item.id, book.items.get(item.id))
+        item = item.changed(book.now, on_hand=item.on_hand + on_hand, reserved=item.reserved + reserved, **fields)
+        book.put(item)
+        id = new_id("tx")
+        row = StockTransaction(
+            id=id,
+            inventory_item_id=item.id,
+            product_id=item.product_id,
+            warehouse_id=item.warehouse_id,
+            sku=item.sku,
+            item_version=item.version,
+            type=type,
+            on_hand_change=on_hand,
+            reserved_change=reserved,
+            on_hand_after=item.on_hand,
+            reserved_after=item.reserved,
+            available_after=item.available,
+            reason=self.reason,
+            reference_type=self.reference_type,
+            reference_number=self.reference_number,
+            reservation_id=reservation_id,
+            actor=self.cause.actor,
+            correlation_id=self.cause.correlation_id or id,
+            occurred_at=self.occurred_at,
+            recorded_at=book.now,
+        )
+        self.rows.append(row)
+        book.ledger.append(row)
+        return item
+
+    def close(self) -> None:
+        """Bring the products' totals up to date and emit what the operation as a whole has crossed."""
+        by_product: dict[str, list[StockTransaction]] = {}
+        for row in self.rows:
+            by_product.setdefault(row.product_id, []).append(row)
+        for product_id, rows in by_product.items():
+            self._settle(self.book.products[product_id], rows)
+
+    def _settle(self, before: Product, rows: list[StockTransaction]) -> None:
+        moved = [(self.before[row.inventory_item_id], self.book.items[row.inventory_item_id], row) for row in rows]
+        product = replace(
+            before,
+            total_on_hand=before.total_on_hand + sum(row.on_hand_change for row in rows),
+            total_reserved=before.total_reserved + sum(row.reserved_change for row in rows),
+            total_available=before.total_available + sum(new.available - _available(old) for old, new, _ in moved),
+            revision=before.revision + 1,
+            updated_at=self.book.now,
+        )
+        payloads = list(_payloads(before, product, moved))
+        for offset, (row, payload) in enumerate(payloads, start=1):
+            self.book.outbox.append(_event(payload, row, before.sequence + offset))
+        self.book.products[product.id] = replace(product, sequence=before.sequence + len(payloads))
+
+
+_Moved = tuple[Item | None, Item, StockTransaction]
+
+
+def _available(item: Item | None) -> int:
+    return item.available if item else 0
+
+
+def _payloads(before: Product, product: Product, moved: list[_Moved]) -> Iterable[tuple[StockTransaction, Payload]]:
+    changed = [(old, new, row) for old, new, row in moved if new.available != _available(old)]
+    for old, new, row in changed:
+        yield row, _level_changed(product, old, new, row)
+    for old, new, row in moved:
+        if new.is_low and not (old and old.is_low):
+            yield row, events.LowStockThresholdReached(
+                **_subject(new),
+                quantity_available=new.available,
+                reorder_threshold=new.reorder_threshold,
+                target_stock_level=new.target_stock_level,
+                transaction_id=row.id,
+                total_quantity_available=product.total_available,
+                is_low_stock=product.is_low_stock,
+                is_out_of_stock=product.is_out_of_stock,
+            )
+    if product.is_out_of_stock != before.is_out_of_stock:
+        yield _crossing(product, changed)
+
+
+def _level_changed(product: Product, old: Item | None, new: Item, row: StockTransaction) -> Payload:
+    return events.StockLevelChanged(
+        **_subject(new),
+        previous_quantity=_available(old),
+        new_quantity=new.available,
+        change_amount=new.available - _available(old),
+        change_reason=row.reason or _REASONS[row.type],
+        transaction_id=row.id,
+        transaction_type=row.type,
+        reference_number=row.reference_number,
+        reference_type=row.reference_type,
+        total_quantity_available=product.total_available,
+        is_low_stock=product.is_low_stock,
+        is_out_of_stock=product.is_out_of_stock,
+    )
+
+
+def _crossing(product: Product, changed: list[_Moved]) -> tuple[StockTransaction, Payload]:
+    """Tell that the product ran out or came back; the item whose change caused it is the last that moved that way."""
+    out = product.is_out_of_stock
+    _, new, row = next(
+        (old, new, row) for old, new, row in reversed(changed) if (new.available < _available(old)) == out
+    )
+    if out:
+        return row, events.OutOfStock(
+            **_subject(new),
+            transaction_id=row.id,
+            total_quantity_available=0,
+            total_quantity_reserved=product.total_reserved,
+            restock_expected=None,
+        )
+    return row, events.BackInStock(
+        **_subject(new),
+        quantity_available=new.available,
+        transaction_id=row.id,
+        total_quantity_available=product.total_available,
+    )
+
+
+def _subject(item: Item) -> dict[str, str]:
+    return {
+        "inventory_item_id": item.id,
+        "sku": item.sku,
+        "product_id": item.product_id,
+        "warehouse_id": item.warehouse_id,
+    }
+
+
+def _event(payload: Payload, row: StockTransaction, sequence: int) -> OutboxRow:
+    event = Event(
+        event_id=new_event_id(),
+        event_type=type(payload).__name__,
+        event_version=events.EVENT_VERSION,
+        aggregate_id=payload.inventory_item_id,
+        aggregate_type="InventoryItem",
+        timestamp=row.recorded_at,
+        metadata=Metadata(row.correlation_id, events.SOURCE, sequence, row.id),
+        payload=payload,
+    )
+    return OutboxRow(
+        product_id=payload.product_id,
+        sequence=sequence,
+        event_id=event.event_id,
+        event_type=event.event_type,
+        aggregate_id=event.aggregate_id,
+        correlation_id=row.correlation_id,
+        body=msgspec.json.encode(event),
+        created_at=row.recorded_at,
+    )
+
+
+_REASONS: dict[str, str] = {
+    "RECEIPT": "Stock received",
+    "RETURN": "Stock returned",
+    "SHIPMENT": "Stock shipped",
+    "ADJUSTMENT": "Stock adjusted",
+    "COUNT": "Stock counted",
+    "TRANSFER_OUT": "Stock transferred out",
+    "TRANSFER_IN": "Stock transferred in",
+    "POLICY": "Stock policy changed",
+    "STATUS": "Item status changed",
+    "RESERVATION": "Stock reserved",
+    "RELEASE": "Reservation released",
+}
+"""What an event says of a change for which the caller gave no reason."""

@@ -1,0 +1,124 @@
+"""The events we publish: the specification's envelope, one Struct a payload, and how they are addressed.
+
+Additive to the specification: ``metadata.sequence`` (rises by one per event of a product, without gaps, rule R13) and
+``metadata.causationId`` (the ledger row behind the event).
+"""
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+EVENTS_EXCHANGE = "inventory.events"
+PRODUCT_EXCHANGE = "product.events"
+PRODUCT_QUEUE = "inventory.product-events"
+DEAD_LETTERS = "inventory.dead-letters"
+SOURCE = "inventory-service"
+EVENT_VERSION = "1.0.0"
+
+
+class Payload(Struct, frozen=True, rename="camel", kw_only=True):
+    """What every payload says: whose stock, and the product's totals after the change (units)."""
+
+    inventory_item_id: str
+    sku: str
+    product_id: str
+    warehouse_id: str
+
+
+class StockLevelChanged(Payload, frozen=True, rename="camel", kw_only=True):
+    """An item's available quantity changed; the quantities are available units."""
+
+    previous_quantity: int
+    new_quantity: int
+    change_amount: int
+    change_reason: str
+    transaction_id: str
+    transaction_type: str
+    reference_number: str | None
+    reference_type: str | None
+    total_quantity_available: int
+    is_low_stock: bool
+    is_out_of_stock: bool
+
+
+class LowStockThresholdReached(Payload, frozen=True, rename="camel", kw_only=True):
+    """An item came to ``0 < available <= reorderThreshold`` from outside that band (rule R14)."""
+
+    quantity_available: int
+    reorder_threshold: int
+    target_stock_level: int
+    transaction_id: str
+    total_quantity_available: int
+    is_low_stock: bool
+    is_out_of_stock: bool
+
+
+class OutOfStock(Payload, frozen=True, rename="camel", kw_only=True):
+    """The product's total over all SKUs and warehouses became zero."""
+
+    transaction_id: str
+    total_quantity_available: int
+    total_quantity_reserved: int
+    restock_expected: datetime | None
+
+
+class BackInStock(Payload, frozen=True, rename="camel", kw_only=True):
+    """The product's total left zero."""
+
+    quantity_available: int
+    transaction_id: str
+    total_quantity_available: int
+
+
+CRITICAL = frozenset({"OutOfStock", "BackInStock"})
+"""Event types whose product the relay serves before others (rule R17)."""
+
+
+class Metadata(Struct, frozen=True, rename="camel"):
+    """Where an event comes from and where it stands in its product's order."""
+
+    correlation_id: str
+    source: str
+    sequence: int
+    causation_id: str
+
+
+class Event(Struct, frozen=True, rename="camel"):
+    """The specification's envelope; ``event_type`` is the payload's class name."""
+
+    event_id: str
+    event_type: str
+    event_version: str
+    aggregate_id: str
+    aggregate_type: str
+    timestamp: datetime
+    metadata: Metadata
+    payload: Any
+
+
+class OutboxRow(Struct, frozen=True):
+    """An event as the outbox keeps it: the exact bytes to publish, and what ordering them needs.
+
+    ``position`` is 0 until the relay has published the row, then its gapless place in the stream (rule R22).
+    """
+
+    product_id: str
+    sequence: int
+    event_id: str
+    event_type: str
+    aggregate_id: str
+    correlation_id: str
+    body: bytes
+    created_at: datetime
+    position: int = 0
+
+    @property
+    def critical(self) -> bool:
+        """Whether this event puts its product first in line (rule R17)."""
+        return self.event_type in CRITICAL
+
+
+def routing_key(event_type: str) -> str:
+    """Return the key a published event is routed by, such as ``inventory.outofstock.inventoryitem``."""
+    return f"inventory.{event_type.lower()}.inventoryitem"

@@ -1,0 +1,311 @@
+"""The only ways to change stock: one tagged union of Structs, which are the wire's request bodies as well.
+
+An operation says what is asked; ``rules.py`` decides it, ``writer.py`` makes it durable. Everything that can be refused
+without looking at the stock (ranges, lengths, forbidden characters) is refused here, while decoding.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from core.errors import KINDS, InventoryError
+from core.ids import ID_PATTERN
+from core.stock import Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
+
+QUANTITY_MAX = 1_000_000_000
+BALANCE_MAX = 1_000_000_000_000
+"""No balance grows beyond this; far from any column's range and exact in every JSON reader."""
+
+# No control characters: PostgreSQL cannot store NUL, and nothing here is meant to span lines. (A bare ``$`` would let a
+# trailing newline pass; ``\\Z`` is unknown to JavaScript, which reads these patterns in the OpenAPI document.)
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
+
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+Level = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
+Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
+Days = Annotated[int, Meta(ge=0, le=3650)]
+Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=_PRINTABLE)]
+Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+ProductId = Word
+Instant = Annotated[datetime, Meta(tz=True)]
+
+
+class Change(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """What every operation on an item's stock may say beside its own fields.
+
+    ``expected_version`` makes it conditional on the item's version; ``occurred_at`` is when it happened in the world.
+    """
+
+    inventory_item_id: Id
+    reason: Text | None = None
+    reference_type: Word | None = None
+    reference_number: Word | None = None
+    occurred_at: Instant | None = None
+    expected_version: Level | None = None
+
+
+class Receive(Change, frozen=True, tag="RECEIVE"):
+    """Goods came in."""
+
+    quantity: Quantity
+
+
+class Return(Change, frozen=True, tag="RETURN"):
+    """Goods came back from a customer, fit for sale."""
+
+    quantity: Quantity
+
+
+class Ship(Change, frozen=True, tag="SHIP"):
+    """Goods left that no reservation had promised."""
+
+    quantity: Quantity
+
+
+class Adjust(Change, frozen=True, tag="ADJUST"):
+    """A correction by a difference; ``reason`` is required."""
+
+    delta: Delta
+    reason: Text
+
+    def __post_init__(self) -> None:
+        if self.delta == 0:
+            raise ValueError("delta must not be 0")
+
+
+class Count(Change, frozen=True, tag="COUNT"):
+    """The shelf was counted: on hand becomes ``counted_quantity``, whatever was promised."""
+
+    counted_quantity: Level
+
+
+class Transfer(Change, frozen=True, tag="TRANSFER"):
+    """Goods moved to another warehouse; the item there is made when it is missing."""
+
+    quantity: Quantity
+    to_warehouse_id: Id
+
+
+class SetPolicy(Change, frozen=True, tag="SET_POLICY"):
+    """The item's safety stock, reorder threshold or target level; what is left out stays."""
+
+    safety_stock: Level | UnsetType = UNSET
+    reorder_threshold: Level | UnsetType = UNSET
+    target_stock_level: Level | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.safety_stock is self.reorder_threshold is self.target_stock_level is UNSET:
+            raise ValueError("name at least one of safetyStock, reorderThreshold, targetStockLevel")
+
+
+class Activate(Change, frozen=True, tag="ACTIVATE"):
+    """The item is for sale."""
+
+
+class Deactivate(Change, frozen=True, tag="DEACTIVATE"):
+    """The item is not for sale: nothing of it is available, what is there stays recorded."""
+
+
+StockOperation = Receive | Return | Ship | Adjust | Count | Transfer | SetPolicy | Activate | Deactivate
+
+
+class ReserveLine(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """So many units of one item."""
+
+    inventory_item_id: Id
+    quantity: Quantity
+
+
+class Reserve(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """Promise units to a cart or order: all lines or none. Lines on one item are added up before deciding."""
+
+    lines: Annotated[tuple[ReserveLine, ...], Meta(min_length=1, max_length=200)]
+    reference_type: Word | None = None
+    reference_number: Word | None = None
+    reason: Text | None = None
+    expires_in_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 900
+
+
+class Release(Struct, frozen=True, kw_only=True):
+    """Give back what a reservation still holds; on an ended one nothing changes."""
+
+    reservation_id: str
+    reason: str | None = None
+
+
+class CreateItem(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """Start keeping stock of a SKU in a warehouse."""
+
+    sku: Word
+    product_id: ProductId
+    warehouse_id: Id
+    name: Text | None = None
+    initial_quantity: Level = 0
+    reorder_threshold: Level = 10
+    target_stock_level: Level = 50
+    safety_stock: Level = 0
+    metadata: dict[str, Any] = {}
+
+
+class ItemPatch(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What of an item can be edited outside stock operations; what is left out stays."""
+
+    name: Text | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    safety_stock: Level | UnsetType = UNSET
+    reorder_threshold: Level | UnsetType = UNSET
+    target_stock_level: Level | UnsetType = UNSET
+
+
+class UpdateItem(Struct, frozen=True, kw_only=True):
+    """Edit an item; ``if_match`` is the version the caller saw, None for any."""
+
+    inventory_item_id: str
+    patch: ItemPatch
+    if_match: int | None = None
+
+
+class CreateWarehouse(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """Open a warehouse; ``id`` may be the caller's own, ``wh_…``."""
+
+    name: Text
+    id: Annotated[str, Meta(pattern=r"^wh_[0-9A-Za-z]{1,64}$(?!\n)")] | None = None
+    priority: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    lead_time_days: LeadTime = LeadTime(1, 3)
+
+    def __post_init__(self) -> None:
+        check_lead_time(self.lead_time_days)
+
+
+class WarehousePatch(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What of a warehouse can be edited; what is left out stays."""
+
+    name: Text | UnsetType = UNSET
+    priority: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
+    lead_time_days: LeadTime | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.lead_time_days is not UNSET:
+            check_lead_time(self.lead_time_days)
+
+
+class UpdateWarehouse(Struct, frozen=True, kw_only=True):
+    """Edit a warehouse; ``if_match`` is the version the caller saw, None for any."""
+
+    warehouse_id: str
+    patch: WarehousePatch
+    if_match: int | None = None
+
+
+class ProductPatch(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What of a product can be edited here; what is left out stays."""
+
+    low_stock_threshold: Level
+
+
+class UpdateProduct(Struct, frozen=True, kw_only=True):
+    """Edit a product."""
+
+    product_id: str
+    patch: ProductPatch
+
+
+Operation = (
+    StockOperation | Reserve | Release | CreateItem | UpdateItem | UpdateProduct | CreateWarehouse | UpdateWarehouse
+)
+
+
+class StockChange(Struct, frozen=True, rename="camel"):
+    """What a stock operation did: its ledger rows and the item after it; none where nothing had to change."""
+
+    transactions: tuple[StockTransaction, ...]
+    item: Item
+
+
+Result = StockChange | Reservation | Item | Product | Warehouse
+_RESULTS: dict[type, type] = {
+    Reserve: Reservation,
+    Release: Reservation,
+    CreateItem: Item,
+    UpdateItem: Item,
+    UpdateProduct: Product,
+    CreateWarehouse: Warehouse,
+    UpdateWarehouse: Warehouse,
+}
+
+
+def check_lead_time(days: LeadTime) -> None:
+    """Raise ValueError unless ``0 <= min <= max <= 3650``."""
+    if not 0 <= days.min <= days.max <= 3650:
+        raise ValueError("leadTimeDays must have 0 <= min <= max <= 3650")
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """A caller's name for one request. ``fingerprint`` covers method, path, body and If-Match (rule R4)."""
+
+    issuer: str
+    subject: str
+    key: str
+    fingerprint: bytes
+
+    @property
+    def scope(self) -> tuple[str, str, str]:
+        """What makes the key unique."""
+        return self.issuer, self.subject, self.key
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """Operations from one caller: one batch, one commit; each is decided on its own and gets its own outcome."""
+
+    operations: tuple[Operation, ...]
+    actor: str
+    correlation_id: str | None = None
+    key: IdempotencyKey | None = None
+
+
+Outcome = Result | InventoryError
+"""What became of one operation: its result, or the refusal (returned here, not raised)."""
+
+
+class _Refusal(Struct):
+    kind: str
+    detail: str
+    extra: dict[str, Any]
+
+
+class _Told(Struct, omit_defaults=True):
+    result: msgspec.Raw | None = None
+    refusal: _Refusal | None = None
+
+
+class Answer:
+    """How the outcomes of a request are stored under its idempotency key and told again, equal to the first time."""
+
+    _HEAD: ClassVar[msgspec.json.Decoder[list[_Told]]] = msgspec.json.Decoder(list[_Told])
+
+    @staticmethod
+    def store(outcomes: Sequence[Outcome]) -> bytes:
+        """Encode ``outcomes`` for the idempotency table."""
+        return msgspec.json.encode(
+            [
+                _Told(refusal=_Refusal(type(outcome).__name__, outcome.detail, outcome.extra))
+                if isinstance(outcome, InventoryError)
+                else _Told(result=msgspec.Raw(msgspec.json.encode(outcome)))
+                for outcome in outcomes
+            ]
+        )
+
+    @classmethod
+    def tell(cls, stored: bytes, operations: Sequence[Operation]) -> list[Outcome]:
+        """Decode what ``store`` wrote for the same ``operations``."""
+        return [
+            KINDS[told.refusal.kind](told.refusal.detail, **told.refusal.extra)
+            if told.refusal is not None
+            else msgspec.json.decode(told.result or b"", type=_RESULTS.get(type(operation), StockChange))
+            for told, operation in zip(cls._HEAD.decode(stored), operations, strict=True)
+        ]

@@ -1,0 +1,385 @@
+"""The stock rules: pure functions that decide one operation after another on a book of locked stock.
+
+``decide`` either changes the book (balances, ledger rows, events) or raises and leaves it as it was. Nothing here reads
+a clock, a database or a setting. Design section 3; rules R9, R11, R14.
+
+Only a reservation asks whether an item is for sale: goods that move in the world are recorded for inactive items too.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import asdict, replace
+
+from core.book import Book, Cause, Posting
+from core.errors import (
+    AlreadyExists,
+    Conflict,
+    InsufficientStock,
+    InventoryError,
+    ItemInactive,
+    NotFound,
+    PreconditionFailed,
+    SkuConflict,
+    ValidationFailed,
+    VersionConflict,
+)
+from core.ids import new_id
+from core.operations import (
+    BALANCE_MAX,
+    Activate,
+    Adjust,
+    Change,
+    Count,
+    CreateItem,
+    CreateWarehouse,
+    Deactivate,
+    Operation,
+    Receive,
+    Release,
+    Reserve,
+    Result,
+    Return,
+    SetPolicy,
+    Ship,
+    StockChange,
+    Transfer,
+    UpdateItem,
+    UpdateProduct,
+    UpdateWarehouse,
+)
+from core.stock import Item, Product, Reservation, ReservationLine, TransactionType, Warehouse
+
+
+def decide(book: Book, operation: Operation, cause: Cause) -> Result:
+    """Apply ``operation`` to ``book`` and return its result.
+
+    Raises:
+        InventoryError: refused; the book is unchanged.
+    """
+    return _RULES[type(operation)](book, operation, cause)
+
+
+# -- stock operations on one item ------------------------------------------------------------------------------------
+
+
+def _change(book: Book, operation: Change, cause: Cause) -> StockChange:
+    item = _item(book, operation.inventory_item_id)
+    if operation.expected_version is not None and operation.expected_version != item.version:
+        raise VersionConflict(
+            f"The item is at version {item.version}, not {operation.expected_version}: read it again and decide anew.",
+            currentVersion=item.version,
+        )
+    if operation.occurred_at is not None and operation.occurred_at > book.now + timedelta(seconds=1):
+        raise ValidationFailed("occurredAt lies in the future; say when it happened, or leave it out.")
+    posting = Posting(book, cause, operation)
+    _CHANGES[type(operation)](posting, item, operation)
+    posting.close()
+    return StockChange(tuple(posting.rows), book.items[item.id])
+
+
+def _receive(posting: Posting, item: Item, operation: Receive) -> None:
+    _check_room(item, operation.quantity)
+    posting.post(item, "RECEIPT", on_hand=operation.quantity)
+
+
+def _return(posting: Posting, item: Item, operation: Return) -> None:
+    _check_room(item, operation.quantity)
+    posting.post(item, "RETURN", on_hand=operation.quantity)
+
+
+def _ship(posting: Posting, item: Item, operation: Ship) -> None:
+    _check_unreserved(item, operation.quantity)
+    posting.post(item, "SHIPMENT", on_hand=-operation.quantity)
+
+
+def _adjust(posting: Posting, item: Item, operation: Adjust) -> None:
+    if operation.delta < 0:
+        _check_unreserved(item, -operation.delta)
+    _check_room(item, operation.delta)
+    posting.post(item, "ADJUSTMENT", on_hand=operation.delta)
+
+
+def _count(posting: Posting, item: Item, operation: Count) -> None:
+    posting.post(item, "COUNT", on_hand=operation.counted_quantity - item.on_hand)
+
+
+def _transfer(posting: Posting, item: Item, operation: Transfer) -> None:
+    book = posting.book
+    if operation.to_warehouse_id == item.warehouse_id:
+        raise ValidationFailed("toWarehouseId is the warehouse the item is in; name another.")
+    warehouse = _open_warehouse(book, operation.to_warehouse_id)
+    _check_unreserved(item, operation.quantity)
+    target = book.at(item.sku, warehouse.id)
+    if target is None:
+        target = replace(
+            item,
+            id=new_id("inv"),
+            warehouse_id=warehouse.id,
+            on_hand=0,
+            reserved=0,
+            available=0,
+            shortfall=0,
+            safety_stock=0,
+            version=0,
+            created_at=book.now,
+        )
+    _check_room(target, operation.quantity)
+    posting.post(item, "TRANSFER_OUT", on_hand=-operation.quantity)
+    posting.post(target, "TRANSFER_IN", on_hand=operation.quantity)
+
+
+def _set_policy(posting: Posting, item: Item, operation: SetPolicy) -> None:
+    policy = {
+        name: value
+        for name in ("safety_stock", "reorder_threshold", "target_stock_level")
+        if (value := getattr(operation, name)) is not UNSET
+    }
+    posting.post(item, "POLICY", **policy)
+
+
+def _activate(posting: Posting, item: Item, _: Activate) -> None:
+    if item.status != "ACTIVE":
+        posting.post(item, "STATUS", status="ACTIVE")
+
+
+def _deactivate(posting: Posting, item: Item, _: Deactivate) -> None:
+    if item.status != "INACTIVE":
+        posting.post(item, "STATUS", status="INACTIVE")
+
+
+_CHANGES: dict[type, Callable[[Posting, Item, Any], None]] = {
+    Receive: _receive,
+    Return: _return,
+    Ship: _ship,
+    Adjust: _adjust,
+    Count: _count,
+    Transfer: _transfer,
+    SetPolicy: _set_policy,
+    Activate: _activate,
+    Deactivate: _deactivate,
+}
+
+
+def _item(book: Book, id: str) -> Item:
+    if (item := book.items.get(id)) is None:
+        raise NotFound(f"There is no inventory item {id}.", inventoryItemId=id)
+    return item
+
+
+def _open_warehouse(book: Book, id: str) -> Warehouse:
+    if (warehouse := book.warehouses.get(id)) is None:
+        raise NotFound(f"There is no warehouse {id}; create it first.", warehouseId=id)
+    if not warehouse.active:
+        raise Conflict(f"Warehouse {id} is inactive and takes no new stock; activate it first.", warehouseId=id)
+    return warehouse
+
+
+def _check_unreserved(item: Item, quantity: int) -> None:
+    """Refuse to take units that are promised; safety stock may go (rule R9)."""
+    if item.on_hand - quantity < item.reserved:
+        raise InsufficientStock(
+            f"Item {item.id} has {item.on_hand} on hand, of which {item.reserved} are reserved: {quantity} cannot leave. "
+            "If the shelf really holds less than that, record it with a COUNT.",
+            inventoryItemId=item.id,
+            requested=quantity,
+            available=max(item.on_hand - item.reserved, 0),
+        )
+
+
+def _check_room(item: Item, quantity: int) -> None:
+    if item.on_hand + quantity > BALANCE_MAX:
+        raise Conflict(f"Item {item.id} would hold more than {BALANCE_MAX} units; check the quantity.")
+
+
+# -- reservations ----------------------------------------------------------------------------------------------------
+
+
+def _reserve(book: Book, operation: Reserve, cause: Cause) -> Reservation:
+    wanted: dict[str, int] = {}
+    for line in operation.lines:
+        wanted[line.inventory_item_id] = wanted.get(line.inventory_item_id, 0) + line.quantity
+    items = {id: _item(book, id) for id in wanted}
+    _check_sellable(items.values(), wanted)
+    posting = Posting(book, cause, operation)
+    reservation = Reservation(
+        id=new_id("res"),
+        status="HELD",
+        reference_type=operation.reference_type,
+        reference_number=operation.reference_number,
+        lines=tuple(
+            ReservationLine(
+                inventory_item_id=id,
+                product_id=item.product_id,
+                warehouse_id=item.warehouse_id,
+                sku=item.sku,
+                quantity=wanted[id],
+            )
+            for id, item in items.items()
+        ),
+        expires_at=book.now + timedelta(seconds=operation.expires_in_seconds),
+        created_at=book.now,
+        updated_at=book.now,
+    )
+    for id, item in items.items():
+        posting.post(item, "RESERVATION", reserved=wanted[id], reservation_id=reservation.id)
+    posting.close()
+    book.reservations[reservation.id] = reservation
+    return reservation
+
+
+def _check_sellable(items: Iterable[Item], wanted: dict[str, int]) -> None:
+    short = []
+    for item in items:
+        if item.status != "ACTIVE":
+            raise ItemInactive(f"Item {item.id} is inactive and cannot be reserved.", inventoryItemId=item.id)
+        if wanted[item.id] > item.available:
+            short.append({"inventoryItemId": item.id, "requested": wanted[item.id], "available": item.available})
+    if short:
+        first = short[0]
+        raise InsufficientStock(
+            f"Item {first['inventoryItemId']} has {first['available']} available, {first['requested']} were asked for; "
+            "nothing was reserved.",
+            lines=short,
+        )
+
+
+def _release(book: Book, operation: Release, cause: Cause) -> Reservation:
+    if (reservation := book.reservations.get(operation.reservation_id)) is None:
+        raise NotFound(f"There is no reservation {operation.reservation_id}.", reservationId=operation.reservation_id)
+    if reservation.status not in ("HELD", "CONFIRMED"):
+        return reservation
+    posting = Posting(book, cause, reservation)
+    posting.reason = operation.reason
+    for line in reservation.lines:
+        if held := line.quantity - line.fulfilled_quantity:
+            item = _item(book, line.inventory_item_id)
+            posting.post(item, "RELEASE", reserved=-held, reservation_id=reservation.id)
+    posting.close()
+    shipped = any(line.fulfilled_quantity for line in reservation.lines)
+    ended = replace(
+        reservation, status="FULFILLED" if shipped else "RELEASED", expires_at=None, updated_at=book.now
+    )
+    book.reservations[ended.id] = ended
+    return ended
+
+
+# -- items, products, warehouses -------------------------------------------------------------------------------------
+
+
+def _create_item(book: Book, operation: CreateItem, cause: Cause) -> Item:
+    _open_warehouse(book, operation.warehouse_id)
+    if there := book.at(operation.sku, operation.warehouse_id):
+        raise already_there(operation, there.product_id == operation.product_id, there.id)
+    item = Item(
+        id=new_id("inv"),
+        sku=operation.sku,
+        product_id=operation.product_id,
+        warehouse_id=operation.warehouse_id,
+        name=operation.name or operation.sku,
+        on_hand=0,
+        reserved=0,
+        available=0,
+        safety_stock=operation.safety_stock,
+        shortfall=0,
+        reorder_threshold=operation.reorder_threshold,
+        target_stock_level=operation.target_stock_level,
+        status="ACTIVE",
+        metadata=operation.metadata,
+        version=0,
+        created_at=book.now,
+        updated_at=book.now,
+    )
+    posting = Posting(book, cause, None)
+    if operation.initial_quantity:
+        posting.reason = "Initial stock"
+        item = posting.post(item, "RECEIPT", on_hand=operation.initial_quantity)
+    else:
+        posting.reason = "Item created"
+        item = posting.post(item, "STATUS")
+    posting.close()
+    return item
+
+
+def already_there(operation: CreateItem, same_product: bool, item_id: str | None = None) -> InventoryError:
+    """Say why an item cannot be created a second time; ``item_id`` is the one in the way, where it is known."""
+    place = f"SKU {operation.sku} in warehouse {operation.warehouse_id}"
+    if same_product:
+        return AlreadyExists(f"There is an item for {place} already.", inventoryItemId=item_id)
+    return SkuConflict(f"{place} belongs to another product; use another SKU or move it there first.")
+
+
+def _update_item(book: Book, operation: UpdateItem, cause: Cause) -> Item:
+    item = _item(book, operation.inventory_item_id)
+    _check_match(operation.if_match, item.version)
+    fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
+    fields = {name: value for name, value in fields.items() if value != getattr(item, name)}
+    if not fields:
+        return item
+    posting = Posting(book, cause, None)
+    type: TransactionType = "DETAILS" if fields.keys() <= {"name", "metadata"} else "POLICY"
+    item = posting.post(item, type, **fields)
+    posting.close()
+    return item
+
+
+def _update_product(book: Book, operation: UpdateProduct, _: Cause) -> Product:
+    if (product := book.products.get(operation.product_id)) is None:
+        raise NotFound(f"Nothing is known of product {operation.product_id}.", productId=operation.product_id)
+    product = replace(
+        product,
+        low_stock_threshold=operation.patch.low_stock_threshold,
+        revision=product.revision + 1,
+        updated_at=book.now,
+    )
+    book.products[product.id] = product
+    return product
+
+
+def _create_warehouse(book: Book, operation: CreateWarehouse, _: Cause) -> Warehouse:
+    if operation.id in book.warehouses:
+        raise AlreadyExists(f"There is a warehouse {operation.id} already.", warehouseId=operation.id)
+    warehouse = Warehouse(
+        id=operation.id or new_id("wh"),
+        name=operation.name,
+        priority=operation.priority,
+        lead_time_days=operation.lead_time_days,
+        active=True,
+        version=1,
+        created_at=book.now,
+        updated_at=book.now,
+    )
+    book.warehouses[warehouse.id] = warehouse
+    return warehouse
+
+
+def _update_warehouse(book: Book, operation: UpdateWarehouse, _: Cause) -> Warehouse:
+    if (warehouse := book.warehouses.get(operation.warehouse_id)) is None:
+        raise NotFound(f"There is no warehouse {operation.warehouse_id}.", warehouseId=operation.warehouse_id)
+    _check_match(operation.if_match, warehouse.version)
+    fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
+    warehouse = replace(warehouse, version=warehouse.version + 1, updated_at=book.now, **fields)
+    book.warehouses[warehouse.id] = warehouse
+    return warehouse
+
+
+def _check_match(if_match: int | None, version: int) -> None:
+    if if_match is not None and if_match != version:
+        raise PreconditionFailed(
+            f"If-Match names version {if_match}, the current version is {version}: read it again and decide anew.",
+            currentVersion=version,
+        )
+
+
+_RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {
+    **dict.fromkeys(_CHANGES, _change),
+    Reserve: _reserve,
+    Release: _release,
+    CreateItem: _create_item,
+    UpdateItem: _update_item,
+    UpdateProduct: _update_product,
+    CreateWarehouse: _create_warehouse,
+    UpdateWarehouse: _update_warehouse,
+}

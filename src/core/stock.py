@@ -1,0 +1,211 @@
+"""What stock is made of. One frozen Struct each, which is domain object, answer and row alike.
+
+Quantities are whole units. The wire says ``quantityAvailable`` where the model says ``available``.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+Status = Literal["ACTIVE", "INACTIVE"]
+TransactionType = Literal[
+    "RECEIPT",
+    "RETURN",
+    "SHIPMENT",
+    "ADJUSTMENT",
+    "COUNT",
+    "TRANSFER_OUT",
+    "TRANSFER_IN",
+    "POLICY",
+    "STATUS",
+    "DETAILS",
+    "RESERVATION",
+    "RELEASE",
+]
+ReservationStatus = Literal["HELD", "CONFIRMED", "FULFILLED", "RELEASED", "EXPIRED"]
+
+LOW_STOCK_THRESHOLD = 10
+"""A product's ``low_stock_threshold`` until somebody sets another (units)."""
+
+
+class LeadTime(Struct, frozen=True, rename="camel"):
+    """Days from order to dispatch, as a range."""
+
+    min: int
+    max: int
+
+
+class Warehouse(Struct, frozen=True, rename="camel", kw_only=True):
+    """A place that holds stock. A lower ``priority`` ships first; an inactive one takes no new stock."""
+
+    id: str
+    name: str
+    priority: int
+    lead_time_days: LeadTime
+    active: bool
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class Product(Struct, frozen=True, rename="camel", kw_only=True):
+    """A product as the Product Service names it, with the totals over its items.
+
+    Its row is the lock: whatever changes the product's stock takes it first. ``sequence`` counts its events,
+    ``revision`` every change a reader can see (rule R13).
+    """
+
+    id: str
+    total_on_hand: int = field(name="totalQuantityOnHand")
+    total_reserved: int = field(name="totalQuantityReserved")
+    total_available: int = field(name="totalQuantityAvailable")
+    low_stock_threshold: int
+    status: Status
+    sequence: int
+    revision: int
+    updated_at: datetime
+
+    @property
+    def is_out_of_stock(self) -> bool:
+        """Nothing can be sold anywhere (rule R15)."""
+        return self.total_available == 0
+
+    @property
+    def is_low_stock(self) -> bool:
+        """Something can be sold, but not more than the threshold (rule R15)."""
+        return 0 < self.total_available <= self.low_stock_threshold
+
+
+class Item(Struct, frozen=True, rename="camel", kw_only=True):
+    """One SKU in one warehouse.
+
+    ``shortfall`` is what is promised beyond what is there; ``available`` is what can be promised now: on hand less
+    reserved less safety stock, never below zero, and zero while inactive.
+    """
+
+    id: str
+    sku: str
+    product_id: str
+    warehouse_id: str
+    name: str
+    on_hand: int = field(name="quantityOnHand")
+    reserved: int = field(name="quantityReserved")
+    available: int = field(name="quantityAvailable")
+    safety_stock: int
+    shortfall: int
+    reorder_threshold: int
+    target_stock_level: int
+    status: Status
+    metadata: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the item stands in its own low band, ``0 < available <= reorder_threshold`` (rule R15)."""
+        return 0 < self.available <= self.reorder_threshold
+
+    def changed(self, now: datetime, **fields: Any) -> "Item":
+        """Return the item's next version with ``fields`` replaced and what follows from them computed again."""
+        item = replace(self, version=self.version + 1, updated_at=now, **fields)
+        free = item.on_hand - item.reserved - item.safety_stock if item.status == "ACTIVE" else 0
+        return replace(item, available=max(free, 0), shortfall=max(item.reserved - item.on_hand, 0))
+
+
+class StockTransaction(Struct, frozen=True, rename="camel", kw_only=True):
+    """One row of the ledger: what changed, what was left after it, and why. Never altered, never removed.
+
+    Every version of an item has exactly one row. ``occurred_at`` is when it happened in the world, ``recorded_at`` when
+    we learned of it; only the latter orders (rule R12).
+    """
+
+    id: str
+    inventory_item_id: str
+    product_id: str
+    warehouse_id: str
+    sku: str
+    item_version: int
+    type: TransactionType
+    on_hand_change: int = field(name="quantityOnHandChange")
+    reserved_change: int = field(name="quantityReservedChange")
+    on_hand_after: int = field(name="quantityOnHandAfter")
+    reserved_after: int = field(name="quantityReservedAfter")
+    available_after: int = field(name="quantityAvailableAfter")
+    reason: str | None
+    reference_type: str | None
+    reference_number: str | None
+    reservation_id: str | None
+    actor: str
+    correlation_id: str
+    occurred_at: datetime
+    recorded_at: datetime
+
+
+class ReservationLine(Struct, frozen=True, rename="camel", kw_only=True):
+    """Units of one item promised by a reservation; ``fulfilled_quantity`` of them have left."""
+
+    inventory_item_id: str
+    product_id: str
+    warehouse_id: str
+    sku: str
+    quantity: int
+    fulfilled_quantity: int = 0
+
+
+class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
+    """A promise of units to somebody's cart or order; a HELD one ends at ``expires_at``."""
+
+    id: str
+    status: ReservationStatus
+    reference_type: str | None
+    reference_number: str | None
+    lines: tuple[ReservationLine, ...]
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class WarehouseInventory(Struct, frozen=True, rename="camel"):
+    """One line of the specification's by-product answer."""
+
+    inventory_item_id: str
+    warehouse_id: str
+    warehouse_name: str
+    quantity_available: int
+    quantity_reserved: int
+
+
+class ProductInventory(Struct, frozen=True, rename="camel"):
+    """The specification's answer to "how much of this product, and where"; plus ``sequence`` and ``restockExpected``."""
+
+    total_quantity_available: int
+    total_quantity_reserved: int
+    is_low_stock: bool
+    is_out_of_stock: bool
+    warehouse_inventory: tuple[WarehouseInventory, ...]
+    sequence: int
+    restock_expected: datetime | None = None
+
+
+class Availability(Struct, frozen=True, rename="camel"):
+    """The specification's answer to "can I have so many of this"."""
+
+    is_available: bool
+    available_quantity: int
+    requested_quantity: int
+    lead_time_estimate: str | None
+    restock_expected: datetime | None
+
+
+def lead_time_text(warehouses: Sequence[Warehouse]) -> str | None:
+    """Say how long these warehouses together need, such as ``1-2 days``; None where there is none."""
+    if not warehouses:
+        return None
+    least = max(warehouse.lead_time_days.min for warehouse in warehouses)
+    most = max(warehouse.lead_time_days.max for warehouse in warehouses)
+    days = f"{least}" if least == most else f"{least}-{most}"
+    return f"{days} day" if days == "1" else f"{days} days"

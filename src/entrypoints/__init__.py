@@ -1,0 +1,1 @@
+"""The processes: read settings, wire adapters to use cases, parse, call, answer."""

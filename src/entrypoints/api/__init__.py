@@ -1,0 +1,1 @@
+"""The HTTP API: Litestar plugins over the use cases."""

@@ -1,0 +1,1 @@
+"""What the service needs from outside, as Protocols: one module per outside thing."""

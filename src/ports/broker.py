@@ -1,0 +1,92 @@
+"""The message broker: where events go out, and where others' events come in."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One message as a broker carries it; ``id`` is the eventId and ``body`` the exact bytes of the event.
+
+    ``priority`` (0 to 9) is advisory: no adapter may reorder by it within one routing key.
+    """
+
+    id: str
+    exchange: str
+    routing_key: str
+    body: bytes
+    type: str = ""
+    correlation_id: str = ""
+    timestamp: datetime | None = None
+    priority: int = 0
+    headers: dict[str, str] = {}
+
+
+class Receipt(Enum):
+    """What became of one published message."""
+
+    CONFIRMED = "confirmed"
+    """The broker has it, in at least one queue."""
+    UNROUTABLE = "unroutable"
+    """The broker took it and no queue is bound for it; it is gone."""
+    FAILED = "failed"
+    """It was refused, or nothing is known of it; it may yet have arrived. Publish it again."""
+
+
+class Broker(Protocol):
+    """A topic broker. Safe to use from many tasks of one event loop."""
+
+    async def publish(self, messages: Sequence[Message]) -> list[Receipt]:
+        """Send ``messages`` in order, pipelined, and return a receipt for each, in the same order.
+
+        Messages arrive in the order given. After the first FAILED one the rest may be FAILED without having been sent.
+        A message that outlives its receipt never overtakes a later ``publish``: the channel it went through is closed
+        before this returns. Ids must differ within one call.
+
+        Raises:
+            Unavailable: there is no connection; nothing was sent.
+        """
+        ...
+
+    def listen(self, exchange: str, pattern: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Tap ``exchange``: every message whose routing key matches ``pattern`` from now on, until the block is left.
+
+        ``pattern`` is AMQP's: words between dots, ``*`` for one word, ``#`` for any number. A tap is for watching, not
+        for work: what arrives while nobody listens is not kept, and what a slow listener does not take is dropped at
+        10,000 waiting messages.
+
+        Raises:
+            Unavailable: there is no connection.
+        """
+        ...
+
+    async def declare(self) -> None:
+        """Create the exchanges and queues of rule R20 where they are missing, and wait until they can be trusted.
+
+        Idempotent. Returns once every quorum queue has a leader.
+
+        Raises:
+            Unavailable: there is no connection, or a queue has no leader in time.
+            Conflict: something of that name exists with other arguments; the detail names it and the remedy.
+        """
+        ...
+
+    async def check(self) -> list[str]:
+        """Name the exchanges and queues of rule R20 that are missing; empty when all are there.
+
+        Raises:
+            Unavailable: there is no connection.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return when the broker answers within a second.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        ...

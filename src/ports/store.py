@@ -1,0 +1,225 @@
+"""The store: stock, ledger, outbox and stored answers in one database, so that one commit covers them all.
+
+Its shape comes from group commit. A ``Transaction`` locks many products at once, loads and saves sets of rows, and is
+committed by leaving its block; ``core/writer.py`` is its only user. Everything else here is a read, or a small step of
+the relay, each in a short transaction of its own.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Generic, Literal, Protocol, TypeVar
+
+from msgspec import Struct
+
+from core.book import Book
+from core.events import OutboxRow
+from core.operations import IdempotencyKey
+from core.stock import Item, Product, Reservation, StockTransaction, Warehouse
+
+T = TypeVar("T")
+
+
+class Wanted(Struct, kw_only=True):
+    """What a batch must read under its locks. A product named in ``whole_products`` is loaded with all its items."""
+
+    item_ids: set[str] = set()
+    reservation_ids: set[str] = set()
+    warehouse_ids: set[str] = set()
+    whole_products: set[str] = set()
+    places: set[tuple[str, str]] = set()
+    """(sku, warehouse id) pairs whose item, if any, is wanted whichever product it belongs to."""
+
+
+class StoredAnswer(Struct, frozen=True):
+    """An idempotency key with the answer its request got (``operations.Answer``)."""
+
+    key: IdempotencyKey
+    answer: bytes
+
+
+class Transaction(Protocol):
+    """One batch's transaction. Leaving the block commits; an exception rolls back.
+
+    Leaving may raise OutcomeUnknown: the commit was sent and nobody can tell what became of it.
+    """
+
+    async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
+        """Return the product ids behind each item and reservation id that exists. Takes no lock."""
+        ...
+
+    async def lock(self, product_ids: Collection[str], *, wait: bool) -> set[str]:
+        """Lock these products in order of id and return those that exist and are locked now.
+
+        Without ``wait``, products that somebody else holds are left out (rule R2).
+
+        Raises:
+            Unavailable: with ``wait``, a lock did not come within a second.
+        """
+        ...
+
+    async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
+        """Read the locked products, what is ``wanted`` of them, and the clock. Statements of their own, after the locks
+        (rule R1)."""
+        ...
+
+    async def answers(self, keys: Collection[IdempotencyKey]) -> list[StoredAnswer]:
+        """Return what is stored under the scopes of these keys, fingerprints as stored."""
+        ...
+
+    async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:
+        """Write what the book has changed, then the answers.
+
+        Returns False, having to be rolled back, when a row is not as it was loaded or a key exists by now: the batch must
+        be done again.
+
+        Raises:
+            InventoryError: the database refuses a row that is ours to refuse, such as a SKU taken in the meantime.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Give everything up; leaving the block then commits nothing."""
+        ...
+
+
+class Page(Struct, Generic[T], frozen=True):
+    """Some rows of a list, and where to go on; ``next_cursor`` is None on the last page."""
+
+    rows: tuple[T, ...]
+    next_cursor: str | None
+
+
+class ItemFilter(Struct, frozen=True, kw_only=True):
+    """Which items to list; None means any. ``stock`` asks for items in their low band, or with nothing available."""
+
+    product_id: str | None = None
+    sku: str | None = None
+    warehouse_id: str | None = None
+    status: str | None = None
+    stock: Literal["low", "out"] | None = None
+
+
+class ProductStock(Struct, frozen=True):
+    """A product with all its items, as of one moment."""
+
+    product: Product
+    items: tuple[Item, ...]
+
+
+class Lease(Struct, frozen=True):
+    """A right to do something alone, until ``owner`` stops renewing it. ``token`` rises with every change of owner."""
+
+    name: str
+    owner: str
+    token: int
+
+
+class Store(Protocol):
+    """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a batch.
+
+        Raises:
+            Unavailable: there is no database, or no connection to it in time.
+        """
+        ...
+
+    async def add_products(self, product_ids: Collection[str]) -> None:
+        """Make rows for products not known yet, in a transaction of its own (rule R1)."""
+        ...
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+
+    async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
+        """Return the known ones of these products with their items, in one statement's snapshot."""
+        ...
+
+    async def item(self, id: str) -> Item | None:
+        """Return an item."""
+        ...
+
+    async def items(self, filter: ItemFilter, *, cursor: str | None, limit: int) -> Page[Item]:
+        """List items in order of creation.
+
+        Raises:
+            ValidationFailed: the cursor is not one of ours.
+        """
+        ...
+
+    async def same_sku(self, item_id: str) -> tuple[Item, ...]:
+        """Return the item and every other item of its product with its SKU; empty when there is no such item."""
+        ...
+
+    async def ledger(self, item_id: str, *, cursor: str | None, limit: int) -> Page[StockTransaction]:
+        """List an item's ledger, newest first; stable while rows are added.
+
+        Raises:
+            ValidationFailed: the cursor is not one of ours.
+        """
+        ...
+
+    async def reservation(self, id: str) -> Reservation | None:
+        """Return a reservation with its lines."""
+        ...
+
+    async def warehouses(self) -> tuple[Warehouse, ...]:
+        """Return every warehouse, by priority, then id."""
+        ...
+
+    # -- the relay's steps -------------------------------------------------------------------------------------------
+
+    async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
+        """Take or renew the lease ``name`` for ``seconds`` on the database's clock; None while another holds it."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back, if it is still ours."""
+        ...
+
+    async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
+        """Return unpublished events: products with a waiting critical event first, then the oldest; each product's from
+        its lowest sequence on, in order (rules R17, R18). Products in ``skip`` are left out."""
+        ...
+
+    async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
+        """Give published rows the next positions of the stream, in the order given (rule R22).
+
+        Returns False, marking nothing, when ``lease`` is no longer ours (fencing).
+        """
+        ...
+
+    async def announce(self) -> None:
+        """Wake the relay, wherever it runs. Best effort: polling is the net (rule R18)."""
+        ...
+
+    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Yield once for every announcement, several in quick succession counting as one; best effort."""
+        ...
+
+    # -- housekeeping ------------------------------------------------------------------------------------------------
+
+    async def purge(self, *, answers_hours: float, events_days: float, limit: int = 1000) -> int:
+        """Delete at most ``limit`` expired answers and as many published events, and return how many rows went."""
+        ...
+
+    async def ping(self) -> None:
+        """Return when the database answers.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        ...
+
+    async def pending_migrations(self) -> list[str]:
+        """Name the migrations this version needs and the database does not have.
+
+        Raises:
+            Unavailable: there is no database.
+        """
+        ...
+
+    async def migrate(self) -> list[str]:
+        """Run the pending migrations, one process at a time, and name them."""
+        ...
