@@ -152,15 +152,18 @@ def _payloads(before: Product, product: Product, moved: list[_Moved]) -> Iterabl
         yield row, _level_changed(product, old, new, row)
     for old, new, row in moved:
         if new.is_low and not (old and old.is_low):
-            yield row, events.LowStockThresholdReached(
-                **_subject(new),
-                quantity_available=new.available,
-                reorder_threshold=new.reorder_threshold,
-                target_stock_level=new.target_stock_level,
-                transaction_id=row.id,
-                total_quantity_available=product.total_available,
-                is_low_stock=product.is_low_stock,
-                is_out_of_stock=product.is_out_of_stock,
+            yield (
+                row,
+                events.LowStockThresholdReached(
+                    **_subject(new),
+                    quantity_available=new.available,
+                    reorder_threshold=new.reorder_threshold,
+                    target_stock_level=new.target_stock_level,
+                    transaction_id=row.id,
+                    total_quantity_available=product.total_available,
+                    is_low_stock=product.is_low_stock,
+                    is_out_of_stock=product.is_out_of_stock,
+                ),
             )
     if product.is_out_of_stock != before.is_out_of_stock:
         yield _crossing(product, changed)

@@ -120,6 +120,10 @@ class Unavailable(InventoryError):
     title = "The service cannot do this right now"
 
 
+class Busy(Unavailable):
+    """Somebody else holds the product's lock for too long."""
+
+
 class OutcomeUnknown(InventoryError):
     """The commit may or may not have happened; ask again with the same idempotency key."""
 

@@ -260,12 +260,16 @@ class IdempotencyKey(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """Operations from one caller: one batch, one commit; each is decided on its own and gets its own outcome."""
+    """Operations from one caller: one batch, one commit; each is decided on its own and gets its own outcome.
+
+    ``size`` (bytes) is what the request weighs while it waits.
+    """
 
     operations: tuple[Operation, ...]
     actor: str
     correlation_id: str | None = None
     key: IdempotencyKey | None = None
+    size: int = 512
 
 
 Outcome = Result | InventoryError

@@ -181,7 +181,7 @@ def _check_unreserved(item: Item, quantity: int) -> None:
     """Refuse to take units that are promised; safety stock may go (rule R9)."""
     if item.on_hand - quantity < item.reserved:
         raise InsufficientStock(
-            f"Item {item.id} has {item.on_hand} on hand, of which {item.reserved} are reserved: {quantity} cannot leave. "
+            f"Item {item.id} has {item.on_hand} on hand, {item.reserved} of them reserved: {quantity} cannot leave. "
             "If the shelf really holds less than that, record it with a COUNT.",
             inventoryItemId=item.id,
             requested=quantity,
@@ -259,9 +259,7 @@ def _release(book: Book, operation: Release, cause: Cause) -> Reservation:
             posting.post(item, "RELEASE", reserved=-held, reservation_id=reservation.id)
     posting.close()
     shipped = any(line.fulfilled_quantity for line in reservation.lines)
-    ended = replace(
-        reservation, status="FULFILLED" if shipped else "RELEASED", expires_at=None, updated_at=book.now
-    )
+    ended = replace(reservation, status="FULFILLED" if shipped else "RELEASED", expires_at=None, updated_at=book.now)
     book.reservations[ended.id] = ended
     return ended
 

@@ -180,7 +180,7 @@ class WarehouseInventory(Struct, frozen=True, rename="camel"):
 
 
 class ProductInventory(Struct, frozen=True, rename="camel"):
-    """The specification's answer to "how much of this product, and where"; plus ``sequence`` and ``restockExpected``."""
+    """The specification's answer to "how much of this, and where"; plus ``sequence`` and ``restockExpected``."""
 
     total_quantity_available: int
     total_quantity_reserved: int

@@ -1,0 +1,22 @@
+"""${message}.
+
+Revision ${up_revision}, after ${down_revision or "nothing"}.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Expand."""
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    """Contract."""
+    ${downgrades if downgrades else "pass"}

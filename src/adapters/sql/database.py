@@ -1,0 +1,87 @@
+"""What the two databases do differently, behind one small interface; everything else is SQLAlchemy Core in common.
+
+Hot statements are set-based: whole columns as arrays on PostgreSQL, one prepared statement run over rows on SQLite
+(rule R7).
+"""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import ColumnElement, Table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+Row = Sequence[Any]
+
+
+class Database(Protocol):
+    """A dialect: connections with deadlines, set-based writes, locks, a clock, and a bell."""
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Begin a transaction that may write; it ends as ``commit`` or ``rollback`` says, and rolls back otherwise."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Begin a read-only use of a connection."""
+        ...
+
+    async def commit(self, connection: AsyncConnection, transaction_id: str | None) -> None:
+        """Commit; where the answer is lost, find out what became of ``transaction_id`` (rule R5).
+
+        Raises:
+            OutcomeUnknown: nobody can tell.
+            Unavailable: it was not committed.
+        """
+        ...
+
+    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+        """Return the condition that ``column`` is one of ``values``, of constant text whatever their number."""
+        ...
+
+    async def insert(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+        *,
+        skip_existing: bool = False,
+    ) -> int:
+        """Insert ``rows`` in order and return how many went in."""
+        ...
+
+    async def update(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+    ) -> int:
+        """Set ``columns`` of the rows found by ``keys``; each row has its keys first. Returns how many were found."""
+        ...
+
+    async def lock_products(self, connection: AsyncConnection, ids: Sequence[str], *, wait: bool) -> set[str]:
+        """Lock product rows in order of id (rules R1, R2)."""
+        ...
+
+    async def clock(self, connection: AsyncConnection) -> tuple[datetime, str | None]:
+        """Return the database's time, and the id by which ``commit`` can ask for this transaction later."""
+        ...
+
+    async def announce(self) -> None:
+        """Ring the bell; see ``ports.store.Store.announce``."""
+        ...
+
+    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Listen to the bell."""
+        ...
+
+    def migrating(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Begin a transaction that no other process's migration shares."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...

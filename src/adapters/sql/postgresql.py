@@ -1,0 +1,242 @@
+"""PostgreSQL through asyncpg: arrays for sets, row locks, NOTIFY for the bell, a deadline on everything."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, ColumnElement, NullPool, Table, Text, any_, bindparam, event, text
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from adapters.sql.database import Row
+from adapters.sql.faults import faults
+from core.errors import InventoryError, OutcomeUnknown, Unavailable
+
+_CHANNEL = "inventory_outbox"
+_MIGRATION_LOCK = 7_364_201
+_SETTLE_SECONDS = 5.0
+_NOTIFY_GAP_SECONDS = 0.005
+_SESSION = {
+    "application_name": "inventory-service",
+    "timezone": "UTC",
+    "jit": "off",
+    "lock_timeout": "1000",
+    "statement_timeout": "2500",
+    "idle_in_transaction_session_timeout": "10000",
+}
+_ARRAYS = {
+    "BigInteger": "bigint[]",
+    "Boolean": "boolean[]",
+    "Integer": "integer[]",
+    "LargeBinary": "bytea[]",
+    "Text": "text[]",
+    "UtcTime": "timestamptz[]",
+}
+
+
+class PostgresDatabase:
+    """See ``Database``. ``?pool=20`` in the URL sets how many connections a process may use."""
+
+    def __init__(self, url: URL) -> None:
+        query = dict(url.query)
+        pool = int(str(query.pop("pool", "10")))
+        if "sslmode" in query:
+            query["ssl"] = query.pop("sslmode")
+        self._url = url.set(drivername="postgresql+asyncpg", query=query)
+        self._engine = create_async_engine(
+            self._url,
+            pool_size=pool,
+            max_overflow=0,
+            pool_timeout=3,
+            pool_recycle=1800,
+            pool_use_lifo=True,
+            # The server's deadlines come first; these are for a server that does not answer at all.
+            connect_args={"timeout": 3, "command_timeout": 3, "server_settings": _SESSION},
+        )
+        event.listen(self._engine.sync_engine, "handle_error", _invalidate)
+        self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
+        self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._bell: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Begin on a pooled connection; SQLAlchemy sends BEGIN with the first statement."""
+        with faults():
+            async with self._engine.connect() as connection:
+                try:
+                    yield connection
+                except (TimeoutError, OSError):
+                    # What the server still does with this connection is anybody's guess: it must not be used again.
+                    await connection.invalidate()
+                    raise
+
+    reading = writing
+
+    async def commit(self, connection: AsyncConnection, transaction_id: str | None) -> None:
+        """Commit, and settle a lost answer by asking the server for the transaction's fate."""
+        try:
+            with faults():
+                await connection.commit()
+        except InventoryError as error:
+            with suppress(Exception):
+                await connection.invalidate()
+            if transaction_id is None or not await self._settle(transaction_id):
+                detail = "The change was not committed; nothing was done. Try again."
+                raise Unavailable(detail, retry_after=1) from error
+
+    async def _settle(self, transaction_id: str) -> bool:
+        """Tell whether the transaction was committed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while True:
+                    with suppress(Unavailable):
+                        if (status := await self._status(transaction_id)) in ("committed", "aborted"):
+                            return status == "committed"
+                    await asyncio.sleep(0.05)
+        raise OutcomeUnknown(
+            "The database was lost in the middle of the commit. Ask again with the same Idempotency-Key: "
+            "it will be done once, or its answer told again."
+        )
+
+    async def _status(self, transaction_id: str) -> str | None:
+        async with self.reading() as connection:
+            status = text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))")
+            found: str | None = await connection.scalar(status, {"id": transaction_id})
+            return found
+
+    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+        """``column = ANY(array)``."""
+        return column == any_(bindparam(None, list(values), type_=ARRAY(Text)))
+
+    async def insert(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+        *,
+        skip_existing: bool = False,
+    ) -> int:
+        """``INSERT … SELECT FROM unnest(arrays)``."""
+        key = (table.name, columns, skip_existing)
+        if (statement := self._inserts.get(key)) is None:
+            names = ", ".join(f'"{name}"' for name in columns)
+            tail = " ON CONFLICT DO NOTHING" if skip_existing else ""
+            statement = f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({_arrays(table, columns)}){tail}'
+            self._inserts[key] = statement
+        result = await connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True)))
+        return result.rowcount
+
+    async def update(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+    ) -> int:
+        """``UPDATE … FROM unnest(arrays)``."""
+        cache_key = (table.name, keys + columns)
+        if (statement := self._updates.get(cache_key)) is None:
+            # A key may be set as well (a version): the incoming columns are named by place, not by name.
+            names = ", ".join(f"v{place}" for place in range(len(keys + columns)))
+            sets = ", ".join(f'"{name}" = v.v{place}' for place, name in enumerate(columns, start=len(keys)))
+            where = " AND ".join(f't."{name}" = v.v{place}' for place, name in enumerate(keys))
+            arrays = _arrays(table, keys + columns)
+            statement = f'UPDATE "{table.name}" AS t SET {sets} FROM unnest({arrays}) AS v({names}) WHERE {where}'
+            self._updates[cache_key] = statement
+        result = await connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True)))
+        return result.rowcount
+
+    async def lock_products(self, connection: AsyncConnection, ids: Sequence[str], *, wait: bool) -> set[str]:
+        """``SELECT … FOR NO KEY UPDATE``, and nothing else in that statement: a waiter would read old values."""
+        skip = "" if wait else " SKIP LOCKED"
+        found = await connection.exec_driver_sql(
+            f"SELECT id FROM product WHERE id = ANY($1::text[]) ORDER BY id FOR NO KEY UPDATE{skip}", (list(ids),)
+        )
+        return set(found.scalars())
+
+    async def clock(self, connection: AsyncConnection) -> tuple[datetime, str | None]:
+        """Return the server's clock and this transaction's xid8."""
+        found = await connection.exec_driver_sql("SELECT clock_timestamp(), pg_current_xact_id()::text")
+        row: Any = found.one()
+        return row[0], row[1]
+
+    async def announce(self) -> None:
+        """NOTIFY from a connection of its own, at most once in 5 ms: in a batch it would serialise every commit."""
+        if self._bell is None or self._bell.done():
+            self._bell = asyncio.create_task(self._ring())
+
+    async def _ring(self) -> None:
+        await asyncio.sleep(_NOTIFY_GAP_SECONDS)
+        with suppress(InventoryError):
+            async with self.writing() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+
+    @asynccontextmanager
+    async def announcements(self) -> AsyncIterator[AsyncIterator[None]]:
+        """LISTEN on a connection of its own; a lost one ends the iteration, the listener comes back for another."""
+        async with self.reading() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            driver = (await connection.get_raw_connection()).driver_connection
+            if driver is None:
+                raise Unavailable("The database connection was lost.")
+            rung = asyncio.Event()
+            lost = asyncio.Event()
+
+            def ring(*_: object) -> None:
+                rung.set()
+
+            def lose(*_: object) -> None:
+                lost.set()
+                rung.set()
+
+            driver.add_termination_listener(lose)
+            await driver.add_listener(_CHANNEL, ring)
+            try:
+                yield _rings(rung, lost)
+            finally:
+                with suppress(Exception):
+                    await driver.remove_listener(_CHANNEL, ring)
+                driver.remove_termination_listener(lose)
+
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """One migration at a time, by an advisory lock, on a connection without a request's deadlines."""
+        engine = create_async_engine(self._url, poolclass=NullPool, connect_args={"timeout": 3})
+        with faults():
+            async with engine.begin() as connection:
+                await connection.exec_driver_sql("SET LOCAL lock_timeout = 60000")
+                await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+                yield connection
+
+    async def close(self) -> None:
+        """Close the pool."""
+        if self._bell is not None:
+            self._bell.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._bell
+        await self._engine.dispose()
+
+
+async def _rings(rung: asyncio.Event, lost: asyncio.Event) -> AsyncIterator[None]:
+    while not lost.is_set():
+        await rung.wait()
+        rung.clear()
+        if not lost.is_set():
+            yield
+
+
+def _arrays(table: Table, columns: tuple[str, ...]) -> str:
+    kinds = (_ARRAYS[type(table.c[name].type).__name__] for name in columns)
+    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(kinds, start=1))
+
+
+def _invalidate(context: ExceptionContext) -> None:
+    # After a failover to a read-only server every ping succeeds and every write fails: such a connection is done with.
+    state = str(getattr(context.original_exception, "sqlstate", None) or "")
+    if state == "25006" or state.startswith("57P0"):
+        context.is_disconnect = True

@@ -1,0 +1,226 @@
+"""SQLite through aiosqlite: one writing connection a process, taking turns with other processes (rule R8).
+
+``sqlite://`` without a path is a database in memory, for tests: everything then shares the one connection.
+"""
+
+import asyncio
+import fcntl
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, StaticPool, Table, bindparam, event, func, select
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from adapters.sql.database import Row
+from adapters.sql.faults import faults
+from adapters.sql.tables import product, time_text
+from core.errors import Unavailable
+
+_WAIT_SECONDS = 5.0
+_POLL_SECONDS = 0.0005
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA cache_size = -16000",
+)
+
+
+class SqliteDatabase:
+    """See ``Database``."""
+
+    def __init__(self, url: URL) -> None:
+        path = url.database
+        in_memory = not path or path == ":memory:"
+        self._turns = None if in_memory else _Turns(Path(str(path)))
+        self._lock = asyncio.Lock()
+        self._engine = _engine(url, StaticPool if in_memory else None, size=1, begin="BEGIN IMMEDIATE")
+        self._readers = None if in_memory else _engine(url, None, size=4, begin="BEGIN")
+        self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
+        self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._listeners: set[asyncio.Event] = set()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Wait for the turn, then BEGIN IMMEDIATE: whoever holds it is alone, so there is nothing to lock later."""
+        with faults():
+            async with self._turn(), self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            await self._lock.acquire()
+        try:
+            if self._turns is None:
+                yield
+            else:
+                async with self._turns.take():
+                    yield
+        finally:
+            self._lock.release()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Read the last commit's snapshot beside the writer; in memory, in turn with it."""
+        if self._readers is None:
+            async with self.writing() as connection:
+                yield connection
+        else:
+            with faults():
+                async with self._readers.connect() as connection:
+                    yield connection
+
+    async def commit(self, connection: AsyncConnection, transaction_id: str | None) -> None:
+        """Commit; a failure here means that nothing was committed."""
+        with faults():
+            await connection.commit()
+
+    def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
+        """``column IN (SELECT value FROM json_each(text))``."""
+        listed = func.json_each(bindparam(None, msgspec.json.encode(list(values)).decode())).table_valued("value")
+        return column.in_(select(listed.c.value))
+
+    async def insert(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+        *,
+        skip_existing: bool = False,
+    ) -> int:
+        """One prepared INSERT over all rows."""
+        key = (table.name, columns, skip_existing)
+        if (statement := self._inserts.get(key)) is None:
+            names = ", ".join(f'"{name}"' for name in columns)
+            tail = " ON CONFLICT DO NOTHING" if skip_existing else ""
+            places = ", ".join("?" * len(columns))
+            statement = self._inserts[key] = f'INSERT INTO "{table.name}" ({names}) VALUES ({places}){tail}'
+        return await _run(connection, statement, rows)
+
+    async def update(
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        keys: tuple[str, ...],
+        columns: tuple[str, ...],
+        rows: Sequence[Row],
+    ) -> int:
+        """One prepared UPDATE over all rows."""
+        cache_key = (table.name, keys + columns)
+        if (statement := self._updates.get(cache_key)) is None:
+            sets = ", ".join(f'"{name}" = ?{place}' for place, name in enumerate(columns, start=len(keys) + 1))
+            where = " AND ".join(f'"{name}" = ?{place}' for place, name in enumerate(keys, start=1))
+            statement = self._updates[cache_key] = f'UPDATE "{table.name}" SET {sets} WHERE {where}'
+        return await _run(connection, statement, rows)
+
+    async def lock_products(self, connection: AsyncConnection, ids: Sequence[str], *, wait: bool) -> set[str]:
+        """Nobody else writes: name those that exist."""
+        found = await connection.execute(select(product.c.id).where(self.among(product.c.id, ids)))
+        return set(found.scalars())
+
+    async def clock(self, connection: AsyncConnection) -> tuple[datetime, str | None]:
+        """The machine's clock is the database's."""
+        return datetime.now(UTC), None
+
+    async def announce(self) -> None:
+        """Wake the listeners of this process; other processes poll."""
+        for rung in self._listeners:
+            rung.set()
+
+    @asynccontextmanager
+    async def announcements(self) -> AsyncIterator[AsyncIterator[None]]:
+        """Listen within the process."""
+        rung = asyncio.Event()
+        self._listeners.add(rung)
+        try:
+            yield _rings(rung)
+        finally:
+            self._listeners.discard(rung)
+
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """A turn like any other."""
+        async with self.writing() as connection:
+            yield connection
+            await connection.commit()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._engine.dispose()
+        if self._readers is not None:
+            await self._readers.dispose()
+
+
+class _Turns:
+    """Fair turns between processes. SQLite's own waiting backs off blindly, so a busy neighbour would starve us.
+
+    Whoever wants to write first takes the door, waits there for the room, then frees the door: the one who just left
+    the room finds the door taken and queues behind.
+    """
+
+    def __init__(self, database: Path) -> None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        self._door = database.with_name(f"{database.name}-door").open("a")
+        self._room = database.with_name(f"{database.name}-room").open("a")
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[None]:
+        """Hold the turn for the length of the block."""
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await _flock(self._door)
+                try:
+                    await _flock(self._room)
+                finally:
+                    fcntl.flock(self._door, fcntl.LOCK_UN)
+        except TimeoutError:
+            raise Unavailable("The database is busy in another process; nothing was done. Try again.") from None
+        try:
+            yield
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+
+
+async def _flock(file: Any) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _rings(rung: asyncio.Event) -> AsyncIterator[None]:
+    while True:
+        await rung.wait()
+        rung.clear()
+        yield
+
+
+def _engine(url: URL, pool: type[StaticPool] | None, *, size: int, begin: str) -> AsyncEngine:
+    options: dict[str, Any] = {"poolclass": pool} if pool else {"pool_size": size, "max_overflow": 0, "pool_timeout": 3}
+    engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"), **options)
+
+    def connect(connection: Any, _: object) -> None:
+        # The driver's own BEGIN comes too late and is never IMMEDIATE: switch it off and send ours.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", connect)
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+async def _run(connection: AsyncConnection, statement: str, rows: Sequence[Row]) -> int:
+    plain = [tuple(time_text(value) if isinstance(value, datetime) else value for value in row) for row in rows]
+    return (await connection.exec_driver_sql(statement, plain)).rowcount

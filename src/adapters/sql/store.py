@@ -1,0 +1,307 @@
+"""The Store on either database: the batch's transaction, the reads, and the relay's steps."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, and_, case, delete, literal, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from adapters.sql import schema, tables
+from adapters.sql.database import Database
+from adapters.sql.transaction import SqlTransaction, item_of, read_reservations, warehouse_of
+from core.errors import ValidationFailed
+from core.events import OutboxRow
+from core.stock import LOW_STOCK_THRESHOLD, Item, Product, Reservation, StockTransaction, Warehouse
+from ports.store import ItemFilter, Lease, Page, ProductStock, Transaction
+
+_OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
+_PENDING = tables.outbox.c.published_at.is_(None)
+_ORDER = (tables.outbox.c.product_id, tables.outbox.c.sequence)
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_store(url: str) -> AsyncIterator["SqlStore"]:
+    """Open ``postgresql://…`` or ``sqlite:///path``. Connects when first used, so a database that is away does no harm.
+
+    Raises:
+        ValidationFailed: the URL cannot be understood.
+    """
+    store = SqlStore(_database(url))
+    try:
+        yield store
+    finally:
+        await store.database.close()
+
+
+def _database(url: str) -> Database:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValidationFailed("The store's URL cannot be read; write postgresql://user:password@host/name.") from None
+    # Import only the chosen driver.
+    if parsed.get_backend_name() == "sqlite":
+        from adapters.sql.sqlite import SqliteDatabase
+
+        return SqliteDatabase(parsed)
+    from adapters.sql.postgresql import PostgresDatabase
+
+    return PostgresDatabase(parsed)
+
+
+class SqlStore:
+    """See ``ports.store.Store``."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Begin a batch; it commits unless it was rolled back."""
+        async with self.database.writing() as connection:
+            transaction = SqlTransaction(self.database, connection)
+            yield transaction
+            if transaction.open:
+                await self.database.commit(connection, transaction.id)
+
+    async def add_products(self, product_ids: Collection[str]) -> None:
+        """In order of id, so that two of these never wait for each other in a circle."""
+        columns = tuple(tables.product.c.keys())
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            rows = [(id, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, now) for id in sorted(product_ids)]
+            await self.database.insert(connection, tables.product, columns, rows, skip_existing=True)
+            await connection.commit()
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+
+    async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
+        """One statement, so that totals and items agree."""
+        table, item = tables.product, tables.inventory_item
+        statement = (
+            select(table, item)
+            .outerjoin_from(table, item, item.c.product_id == table.c.id)
+            .where(self.database.among(table.c.id, product_ids))
+            .order_by(item.c.id)
+        )
+        width, names = len(table.c), item.c.keys()
+        found: dict[str, tuple[Product, list[Item]]] = {}
+        for row in await self._all(statement):
+            fields = dict(zip(table.c.keys(), row[:width], strict=True))
+            _, items = found.setdefault(row[0], (Product(**fields), []))
+            if row[width] is not None:
+                items.append(item_of(_Named(names, row[width:])))
+        return {id: ProductStock(product, tuple(items)) for id, (product, items) in found.items()}
+
+    async def item(self, id: str) -> Item | None:
+        """By primary key."""
+        rows = await self._all(select(tables.inventory_item).where(tables.inventory_item.c.id == id))
+        return item_of(rows[0]) if rows else None
+
+    async def items(self, filter: ItemFilter, *, cursor: str | None, limit: int) -> Page[Item]:
+        """In order of id, which is the order of creation."""
+        table = tables.inventory_item.c
+        statement = select(tables.inventory_item).order_by(table.id).limit(limit + 1)
+        for name in ("product_id", "sku", "warehouse_id", "status"):
+            if (value := getattr(filter, name)) is not None:
+                statement = statement.where(table[name] == value)
+        if filter.stock == "low":
+            statement = statement.where(table.available > 0, table.available <= table.reorder_threshold)
+        if filter.stock == "out":
+            statement = statement.where(table.available == 0)
+        if cursor is not None:
+            statement = statement.where(table.id > _read_cursor(cursor, "item"))
+        rows = await self._all(statement)
+        return _page([item_of(row) for row in rows], limit, "item", lambda item: item.id)
+
+    async def same_sku(self, item_id: str) -> tuple[Item, ...]:
+        """A self-join."""
+        table = tables.inventory_item
+        asked = table.alias()
+        statement = select(table).where(
+            asked.c.id == item_id, table.c.product_id == asked.c.product_id, table.c.sku == asked.c.sku
+        )
+        return tuple(item_of(row) for row in await self._all(statement))
+
+    async def ledger(self, item_id: str, *, cursor: str | None, limit: int) -> Page[StockTransaction]:
+        """By item and version, both directions served by one index."""
+        table = tables.stock_transaction
+        statement = select(table).where(table.c.inventory_item_id == item_id)
+        if cursor is not None:
+            version = _read_cursor(cursor, "ledger")
+            if not version.isdecimal() or len(version) > 18:
+                raise _bad_cursor()
+            statement = statement.where(table.c.item_version < int(version))
+        rows = await self._all(statement.order_by(table.c.item_version.desc()).limit(limit + 1))
+        entries = [StockTransaction(**row._asdict()) for row in rows]
+        return _page(entries, limit, "ledger", lambda entry: str(entry.item_version))
+
+    async def reservation(self, id: str) -> Reservation | None:
+        """Two statements; lines never change after the reservation is made, but for what is fulfilled."""
+        async with self.database.reading() as connection:
+            found = await read_reservations(self.database, connection, [id])
+        return found[0] if found else None
+
+    async def warehouses(self) -> tuple[Warehouse, ...]:
+        """All of them: there are few."""
+        table = tables.warehouse
+        return tuple(
+            warehouse_of(row) for row in await self._all(select(table).order_by(table.c.priority, table.c.id))
+        )
+
+    async def _all(self, statement: Select[Any]) -> Sequence[Any]:
+        async with self.database.reading() as connection:
+            found: Sequence[Any] = (await connection.execute(statement)).all()
+            return found
+
+    # -- the relay's steps -------------------------------------------------------------------------------------------
+
+    async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
+        """One upsert decides; the token rises when the owner changes."""
+        table = tables.lease
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            expires_at = now + timedelta(seconds=seconds)
+            fresh = insert(table).values(name=name, owner=owner, token=1, position=0, expires_at=expires_at)
+            ours = table.c.owner == fresh.excluded.owner
+            statement = fresh.on_conflict_do_update(
+                index_elements=[table.c.name],
+                set_={
+                    "owner": fresh.excluded.owner,
+                    "expires_at": fresh.excluded.expires_at,
+                    "token": case((ours, table.c.token), else_=table.c.token + 1),
+                },
+                where=or_(ours, table.c.expires_at <= now),
+            ).returning(table.c.token)
+            token = await connection.scalar(statement)
+            await connection.commit()
+        return None if token is None else Lease(name, owner, token)
+
+    async def release(self, lease: Lease) -> None:
+        """Let it run out now; the next owner's token is higher all the same."""
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            ended = {"expires_at": now - timedelta(seconds=1), "owner": ""}
+            await connection.execute(update(tables.lease).where(_held(lease)).values(ended))
+            await connection.commit()
+
+    async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
+        """The critical products' backlog first, then what has waited longest."""
+        table = tables.outbox
+        wanted = and_(_PENDING, ~self.database.among(table.c.product_id, skip)) if skip else _PENDING
+        urgent = select(table.c.product_id).where(_PENDING, table.c.critical)
+        first = select(*_OUTBOX).where(wanted, table.c.product_id.in_(urgent)).order_by(*_ORDER).limit(limit)
+        async with self.database.reading() as connection:
+            rows = list(await connection.execute(first))
+            if len(rows) < limit:
+                rest = select(*_OUTBOX).where(wanted).order_by(table.c.id).limit(limit)
+                seen = {row.product_id for row in rows}
+                others = [row for row in await connection.execute(rest) if row.product_id not in seen]
+                rows += sorted(others[: limit - len(rows)], key=lambda row: (row.product_id, row.sequence))
+        return [OutboxRow(*row) for row in rows]
+
+    async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
+        """Draw the positions from the lease's own row: that is the fence and the counter in one."""
+        table = tables.lease
+        async with self.database.writing() as connection:
+            drawn = update(table).where(_held(lease)).values(position=table.c.position + len(rows))
+            last = await connection.scalar(drawn.returning(table.c.position))
+            if last is None:
+                return False
+            now, transaction_id = await self.database.clock(connection)
+            first = last - len(rows) + 1
+            marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
+            keys, columns = ("product_id", "sequence"), ("published_at", "position")
+            await self.database.update(connection, tables.outbox, keys, columns, marks)
+            await self.database.commit(connection, transaction_id)
+        return True
+
+    async def announce(self) -> None:
+        """Ring."""
+        await self.database.announce()
+
+    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Listen."""
+        return self.database.announcements()
+
+    # -- housekeeping ------------------------------------------------------------------------------------------------
+
+    async def purge(self, *, answers_hours: float, events_days: float, limit: int = 1000) -> int:
+        """Small batches, so that nobody waits behind them (rule R4)."""
+        keys, outbox = tables.idempotency_key, tables.outbox
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            old = select(keys.c.issuer, keys.c.subject, keys.c.key).where(
+                keys.c.created_at < now - timedelta(hours=answers_hours)
+            )
+            gone = await connection.execute(delete(keys).where(_scope_in(old.limit(limit))))
+            sent = select(outbox.c.id).where(outbox.c.published_at < now - timedelta(days=events_days))
+            dropped = await connection.execute(delete(outbox).where(outbox.c.id.in_(sent.limit(limit))))
+            await connection.commit()
+        return gone.rowcount + dropped.rowcount
+
+    async def ping(self) -> None:
+        """The cheapest question."""
+        async with self.database.reading() as connection:
+            await connection.scalar(select(literal(1)))
+
+    async def pending_migrations(self) -> list[str]:
+        """See ``schema``."""
+        async with self.database.reading() as connection:
+            return await schema.pending(connection)
+
+    async def migrate(self) -> list[str]:
+        """See ``schema``."""
+        async with self.database.migrating() as connection:
+            return await schema.migrate(connection)
+
+
+class _Named:
+    """A slice of a joined row, read like a row of its table."""
+
+    def __init__(self, names: Sequence[str], values: Sequence[Any]) -> None:
+        self._fields = dict(zip(names, values, strict=True))
+
+    def _asdict(self) -> dict[str, Any]:
+        return self._fields
+
+
+def _held(lease: Lease) -> Any:
+    table = tables.lease.c
+    return and_(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)
+
+
+def _scope_in(old: Select[Any]) -> Any:
+    keys = tables.idempotency_key.c
+    return tuple_(keys.issuer, keys.subject, keys.key).in_(old)
+
+
+def _page(rows: list[T], limit: int, kind: str, key: Callable[[T], str]) -> Page[T]:
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(tuple(rows), _write_cursor(kind, key(rows[-1])) if more else None)
+
+
+def _write_cursor(kind: str, value: str) -> str:
+    return urlsafe_b64encode(f"{kind}:{value}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, kind: str) -> str:
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except ValueError:
+        raise _bad_cursor() from None
+    head, _, value = text.partition(":")
+    if head != kind or not value.isprintable():
+        raise _bad_cursor()
+    return value
+
+
+def _bad_cursor() -> ValidationFailed:
+    return ValidationFailed("The cursor is not one of this list's; start without one.")

@@ -1,0 +1,252 @@
+"""One batch's transaction: locks, reads under the locks, and the book written back in a handful of statements."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import Table, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.sql import tables
+from adapters.sql.database import Database, Row
+from core.book import Book
+from core.events import OutboxRow
+from core.operations import IdempotencyKey
+from core.stock import Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
+from ports.store import StoredAnswer, Wanted
+
+_PRODUCT = (
+    *("total_on_hand", "total_reserved", "total_available", "low_stock_threshold"),
+    *("status", "sequence", "revision", "updated_at"),
+)
+_ITEM_LEVELS = (
+    *("product_id", "name", "on_hand", "reserved", "available", "safety_stock", "shortfall"),
+    *("reorder_threshold", "target_stock_level", "status", "metadata", "version", "updated_at"),
+)
+_LEDGER = StockTransaction.__struct_fields__
+_OUTBOX = (
+    *("product_id", "sequence", "event_id", "event_type", "aggregate_id"),
+    *("correlation_id", "critical", "body", "created_at"),
+)
+_ledger_row: Callable[[StockTransaction], Row] = attrgetter(*_LEDGER)
+_outbox_row: Callable[[OutboxRow], Row] = attrgetter(*_OUTBOX)
+_product_row: Callable[[Product], Row] = attrgetter(*_PRODUCT)
+
+
+class SqlTransaction:
+    """See ``ports.store.Transaction``."""
+
+    def __init__(self, database: Database, connection: AsyncConnection) -> None:
+        self._database = database
+        self._connection = connection
+        self.id: str | None = None
+        self.open = True
+
+    async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
+        """One statement for both kinds."""
+        item, line = tables.inventory_item.c, tables.reservation_line.c
+        items = select(item.id, item.product_id).where(self._database.among(item.id, item_ids))
+        lines = select(line.reservation_id, item.product_id).where(
+            self._database.among(line.reservation_id, reservation_ids), item.id == line.inventory_item_id
+        )
+        found: dict[str, set[str]] = {}
+        for id, product_id in await self._connection.execute(union_all(items, lines)):
+            found.setdefault(id, set()).add(product_id)
+        return found
+
+    async def lock(self, product_ids: Collection[str], *, wait: bool) -> set[str]:
+        """In order of id, so that two batches never wait for each other in a circle."""
+        return await self._database.lock_products(self._connection, sorted(product_ids), wait=wait)
+
+    async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
+        """Clock, products, reservations, items, warehouses."""
+        now, self.id = await self._database.clock(self._connection)
+        products = {row.id: Product(**row._asdict()) for row in await self._among(tables.product, product_ids)}
+        reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids)
+        promised = {line.inventory_item_id for reservation in reservations for line in reservation.lines}
+        items = await self._items(wanted, promised)
+        return Book(
+            now=max([now, *(product.updated_at for product in products.values())]),
+            products=products,
+            items={item.id: item for item in items},
+            reservations={reservation.id: reservation for reservation in reservations},
+            warehouses={row.id: warehouse_of(row) for row in await self._among(tables.warehouse, wanted.warehouse_ids)},
+        )
+
+    async def _items(self, wanted: Wanted, promised: set[str]) -> list[Item]:
+        item, among = tables.inventory_item.c, self._database.among
+        where = among(item.id, wanted.item_ids | promised)
+        if wanted.whole_products:
+            where |= among(item.product_id, wanted.whole_products)
+        if wanted.places:
+            where |= among(item.sku, {sku for sku, _ in wanted.places})
+        return [item_of(row) for row in await self._connection.execute(select(tables.inventory_item).where(where))]
+
+    async def _among(self, table: Table, ids: Collection[str]) -> Sequence[Any]:
+        if not ids:
+            return ()
+        return (await self._connection.execute(select(table).where(self._database.among(table.c.id, ids)))).all()
+
+    async def answers(self, keys: Collection[IdempotencyKey]) -> list[StoredAnswer]:
+        """Found by the three parts apart, then matched as a whole: hardly any is found in vain."""
+        if not keys:
+            return []
+        table = tables.idempotency_key
+        scopes = {key.scope for key in keys}
+        found = await self._connection.execute(
+            select(table).where(
+                self._database.among(table.c.issuer, {key.issuer for key in keys}),
+                self._database.among(table.c.subject, {key.subject for key in keys}),
+                self._database.among(table.c.key, {key.key for key in keys}),
+            )
+        )
+        return [
+            StoredAnswer(IdempotencyKey(row.issuer, row.subject, row.key, row.fingerprint), row.answer)
+            for row in found
+            if (row.issuer, row.subject, row.key) in scopes
+        ]
+
+    async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:
+        """Balances first: where one has moved under us, nothing else needs to be written."""
+        if not await self._save_entities(book):
+            return False
+        await self._insert(tables.stock_transaction, _LEDGER, [_ledger_row(row) for row in book.ledger])
+        await self._insert(tables.outbox, _OUTBOX, [_outbox_row(row) for row in book.outbox])
+        # Keys last and sorted: the only other rows a batch may wait for (rule R2).
+        rows = sorted((*answer.key.scope, answer.key.fingerprint, answer.answer, book.now) for answer in answers)
+        columns = ("issuer", "subject", "key", "fingerprint", "answer", "created_at")
+        return await self._insert(tables.idempotency_key, columns, rows, skip_existing=True) == len(rows)
+
+    async def _save_entities(self, book: Book) -> bool:
+        changes = _Changes(book)
+        await self._insert(tables.warehouse, ("id", *_WAREHOUSE), changes.new_warehouses)
+        await self._insert(tables.inventory_item, _ITEM, changes.new_items)
+        await self._insert(tables.reservation, ("id", *_RESERVATION), changes.new_reservations)
+        await self._insert(tables.reservation_line, _LINE, changes.new_lines)
+        updates = (
+            (tables.inventory_item, ("id", "version"), _ITEM_LEVELS, changes.items),
+            (tables.product, ("id", "revision"), _PRODUCT, changes.products),
+            (tables.warehouse, ("id", "version"), _WAREHOUSE, changes.warehouses),
+            (tables.reservation, ("id",), ("status", "expires_at", "updated_at"), changes.reservations),
+        )
+        for table, keys, columns, rows in updates:
+            if rows and await self._database.update(self._connection, table, keys, columns, rows) != len(rows):
+                return False
+        return True
+
+    async def _insert(
+        self, table: Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip_existing: bool = False
+    ) -> int:
+        if not rows:
+            return 0
+        return await self._database.insert(self._connection, table, columns, rows, skip_existing=skip_existing)
+
+    async def rollback(self) -> None:
+        """Give everything up."""
+        self.open = False
+        await self._connection.rollback()
+
+
+_ITEM = ("id", "sku", "warehouse_id", "created_at", *_ITEM_LEVELS)
+_WAREHOUSE = ("name", "priority", "lead_time_min", "lead_time_max", "active", "version", "created_at", "updated_at")
+_RESERVATION = ("status", "reference_type", "reference_number", "expires_at", "created_at", "updated_at")
+_LINE = ("reservation_id", "line", "inventory_item_id", "quantity", "fulfilled_quantity")
+_item_levels: Callable[[Item], Row] = attrgetter(*_ITEM_LEVELS)
+_reservation_row: Callable[[Reservation], Row] = attrgetter(*_RESERVATION)
+
+
+class _Changes:
+    """The book's changes as rows: what is new, and what differs from what was loaded."""
+
+    def __init__(self, book: Book) -> None:
+        loaded = book.loaded
+        self.new_items: list[Row] = []
+        self.items: list[Row] = []
+        for item in book.items.values():
+            levels = _levels(item)
+            if (old := loaded.get(item.id)) is None:
+                self.new_items.append((item.id, item.sku, item.warehouse_id, item.created_at, *levels))
+            elif old is not item:
+                self.items.append((item.id, old.version, *levels))
+        self.products: list[Row] = [
+            (product.id, old.revision, *_product_row(product))
+            for product in book.products.values()
+            if (old := loaded[f"product:{product.id}"]) is not product
+        ]
+        self.new_warehouses: list[Row] = []
+        self.warehouses: list[Row] = []
+        for warehouse in book.warehouses.values():
+            if (old := loaded.get(warehouse.id)) is None:
+                self.new_warehouses.append((warehouse.id, *_warehouse_row(warehouse)))
+            elif old is not warehouse:
+                self.warehouses.append((warehouse.id, old.version, *_warehouse_row(warehouse)))
+        self._add_reservations(book)
+
+    def _add_reservations(self, book: Book) -> None:
+        self.new_reservations: list[Row] = []
+        self.new_lines: list[Row] = []
+        self.reservations: list[Row] = []
+        for reservation in book.reservations.values():
+            if (old := book.loaded.get(reservation.id)) is None:
+                self.new_reservations.append((reservation.id, *_reservation_row(reservation)))
+                self.new_lines.extend(
+                    (reservation.id, number, line.inventory_item_id, line.quantity, line.fulfilled_quantity)
+                    for number, line in enumerate(reservation.lines)
+                )
+            elif old is not reservation:
+                row = (reservation.id, reservation.status, reservation.expires_at, reservation.updated_at)
+                self.reservations.append(row)
+
+
+def _levels(item: Item) -> Row:
+    levels = list(_item_levels(item))
+    place = _ITEM_LEVELS.index("metadata")
+    levels[place] = msgspec.json.encode(levels[place]).decode()
+    return levels
+
+
+def _warehouse_row(warehouse: Warehouse) -> Row:
+    days = warehouse.lead_time_days
+    head = (warehouse.name, warehouse.priority, days.min, days.max, warehouse.active)
+    return (*head, warehouse.version, warehouse.created_at, warehouse.updated_at)
+
+
+def item_of(row: Any) -> Item:
+    """Return the item in a row of ``inventory_item``."""
+    fields = row._asdict()
+    fields["metadata"] = msgspec.json.decode(fields["metadata"])
+    return Item(**fields)
+
+
+def warehouse_of(row: Any) -> Warehouse:
+    """Return the warehouse in a row of ``warehouse``."""
+    fields = row._asdict()
+    days = LeadTime(fields.pop("lead_time_min"), fields.pop("lead_time_max"))
+    return Warehouse(**fields, lead_time_days=days)
+
+
+async def read_reservations(
+    database: Database, connection: AsyncConnection, ids: Collection[str]
+) -> list[Reservation]:
+    """Return reservations with their lines; product, warehouse and SKU of a line are its item's."""
+    if not ids:
+        return []
+    table, line, item = tables.reservation, tables.reservation_line, tables.inventory_item
+    heads = await connection.execute(select(table).where(database.among(table.c.id, ids)))
+    found = {row.id: Reservation(**row._asdict(), lines=()) for row in heads}
+    lines = await connection.execute(
+        select(
+            *(line.c.reservation_id, line.c.inventory_item_id, item.c.product_id, item.c.warehouse_id),
+            *(item.c.sku, line.c.quantity, line.c.fulfilled_quantity),
+        )
+        .join_from(line, item, item.c.id == line.c.inventory_item_id)
+        .where(database.among(line.c.reservation_id, ids))
+        .order_by(line.c.reservation_id, line.c.line)
+    )
+    by_reservation: dict[str, list[ReservationLine]] = {}
+    for row in lines:
+        fields = row._asdict()
+        by_reservation.setdefault(fields.pop("reservation_id"), []).append(ReservationLine(**fields))
+    return [replace(found[id], lines=tuple(by_reservation.get(id, ()))) for id in found]
