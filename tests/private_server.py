@@ -71,7 +71,7 @@ class Server(ABC):
         if cls._find() is None:
             apt_install(cls.package)
         if (folder := cls._find()) is None:
-            raise RuntimeError(f"{cls.package} is installed, but {cls.program} is neither in {cls.folders} nor on PATH.")
+            raise RuntimeError(f"{cls.package} is installed, yet {cls.program} is not in {cls.folders} nor on PATH.")
         return folder
 
     @property
@@ -83,7 +83,7 @@ class Server(ABC):
         """Start it and return when it answers.
 
         Raises:
-            RuntimeError: it ended or stayed silent (the message has the end of its log), it runs already, or it is not ours.
+            RuntimeError: it ended or stayed silent (the message has the end of its log), runs already, or is not ours.
         """
         self._refuse_unless_owned()
         if self._processes:
@@ -152,7 +152,9 @@ class Server(ABC):
 
     def _refuse_unless_owned(self) -> None:
         if not self.owned:
-            raise RuntimeError(f"The server at {self.url} is not ours to stop; {type(self).__name__}() makes one that is.")
+            raise RuntimeError(
+                f"{self.url} is not ours to start or stop; {type(self).__name__}() makes a server that is."
+            )
 
     @abstractmethod
     def _own_url(self) -> str: ...
@@ -188,12 +190,16 @@ def apt_install(package: str) -> None:
     by_hand = f"The tests need {package}; install it with: apt-get install {package}"
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise RuntimeError(by_hand)
-    apt = ["apt-get", "--quiet", "--yes", "--option=DPkg::Lock::Timeout=300"]
-    quiet = {"env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, "stdin": subprocess.DEVNULL}
     with _no_service_starts():
-        subprocess.run([*apt, "update"], **quiet, check=False)
-        if subprocess.run([*apt, "install", "--no-install-recommends", package], **quiet, check=False).returncode:
+        _apt("update")  # may fail and not matter: what is known of the packages may do
+        if _apt("install", "--no-install-recommends", package) != 0:
             raise RuntimeError(by_hand)
+
+
+def _apt(*arguments: str) -> int:
+    command = ["apt-get", "--quiet", "--yes", "--option=DPkg::Lock::Timeout=300", *arguments]
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 @contextmanager

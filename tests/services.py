@@ -63,7 +63,7 @@ class Postgres(Server):
         self._spawn(self.folder / self.program, "-D", self.directory / "data", *options, user=self.user)
 
     def _answers(self) -> bool:
-        command = [self.folder / "pg_isready", "--quiet", f"--host={LOOPBACK}", f"--port={self.port}"]
+        command = [f"{self.folder}/pg_isready", "--quiet", f"--host={LOOPBACK}", f"--port={self.port}"]
         return subprocess.run(command, check=False).returncode == 0
 
     def _run(self, *command: str | Path) -> None:
@@ -77,7 +77,7 @@ class RabbitMQ(Server):
 
     package = "rabbitmq-server"
     program = "rabbitmq-server"
-    folders = "usr/lib/rabbitmq/bin"  # those on a Debian PATH are wrappers that change the user and drop the environment
+    folders = "usr/lib/rabbitmq/bin"  # on a Debian PATH there are wrappers, which change the user and the environment
     stop_signal = signal.SIGTERM
 
     def create_vhost(self) -> str:
@@ -98,7 +98,7 @@ class RabbitMQ(Server):
             RuntimeError: it refused them, or the server is not ours.
         """
         self._refuse_unless_owned()
-        command = [self.folder / "rabbitmqctl", "--quiet", *arguments]
+        command = [f"{self.folder}/rabbitmqctl", "--quiet", *arguments]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)} failed:\n{done.stderr or done.stdout}")

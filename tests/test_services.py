@@ -119,7 +119,7 @@ def test_nothing_is_left_behind(kind: type[Server]) -> None:
 
 @pytest.mark.parametrize("kind", [Postgres, RabbitMQ])
 def test_a_killed_test_run_takes_its_servers_along(kind: type[Server]) -> None:
-    """When the test process is killed the kernel ends its servers, even one that was started from a thread long gone."""
+    """A server ends with the test process, but not with the thread that started it."""
     program = f"""
 import threading, services
 server = services.{kind.__name__}()
@@ -186,4 +186,3 @@ def family(pid: int) -> set[psutil.Process]:
     """The process and all that descend from it."""
     parent = psutil.Process(pid)
     return {parent, *parent.children(recursive=True)}
-

@@ -4,8 +4,8 @@ It routes as RabbitMQ does, so that what works here works there. Nothing outlive
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 
 from core.errors import Unavailable
@@ -53,8 +53,7 @@ class MemoryBroker:
         tap = _Queue(pattern, limit=TAP_LIMIT, drops=True)
         bound.append(tap)
         try:
-            async with aclosing(tap.messages()) as messages:
-                yield messages
+            yield tap
         finally:
             bound.remove(tap)
 
@@ -82,31 +81,33 @@ class MemoryBroker:
         if any(queue.refuses() for queue in queues):
             return Receipt.FAILED
         for queue in queues:
-            queue.put(message)
+            queue.offer(message)
         return Receipt.CONFIRMED if queues else Receipt.UNROUTABLE
 
 
-class _Queue:
+class _Queue(asyncio.Queue[Message]):
     """Messages in waiting. When ``limit`` of them wait, one that ``drops`` loses the next, another refuses it."""
 
     def __init__(self, *patterns: str, limit: int, drops: bool = False) -> None:
+        super().__init__(limit)
         self._patterns = patterns
         self._drops = drops
-        self._waiting: asyncio.Queue[Message] = asyncio.Queue(limit)
 
     def wants(self, routing_key: str) -> bool:
         return any(matches(pattern, routing_key) for pattern in self._patterns)
 
     def refuses(self) -> bool:
-        return self._waiting.full() and not self._drops
+        return self.full() and not self._drops
 
-    def put(self, message: Message) -> None:
-        if not self._waiting.full():
-            self._waiting.put_nowait(message)
+    def offer(self, message: Message) -> None:
+        if not self.full():
+            self.put_nowait(message)
 
-    async def messages(self) -> AsyncGenerator[Message, None]:
-        while True:
-            yield await self._waiting.get()
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        return await self.get()
 
 
 @lru_cache(maxsize=10_000)

@@ -1,0 +1,38 @@
+# What can be done with this checkout. `pip install uv && uv run just` lists it.
+# `uv run` adds the groups a recipe names to the environment and takes none away, so the recipes do not fight.
+
+set positional-arguments
+
+tools := env("UV", "uv") + " run --group lint --group test"
+
+# list the recipes
+default:
+    @{{ just_executable() }} --list
+
+# format, lint, types and the direction of imports
+check:
+    {{ tools }} ruff format --check
+    {{ tools }} ruff check
+    {{ tools }} mypy
+    {{ tools }} lint-imports --no-logo
+
+# put the code in the shape `check` asks for
+format:
+    {{ tools }} ruff check --fix
+    {{ tools }} ruff format
+
+# the tests that need no services; arguments go to pytest
+unit *arguments:
+    {{ tools }} pytest -m "not services" "$@"
+
+# find PostgreSQL and RabbitMQ, or install them; not in pytest, where the clock of the first test would run
+services:
+    {{ tools }} python tests/services.py
+
+# everything: `check`, then every test on real services; arguments go to pytest
+test *arguments: check services
+    {{ tools }} pytest "$@"
+
+# start the service in one process with nothing else installed; arguments go to `inventory serve`
+run *arguments:
+    {{ env("UV", "uv") }} run inventory serve "$@"

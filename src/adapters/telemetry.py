@@ -1,0 +1,111 @@
+"""Seeing inside: one JSON object a line on standard error, or coloured text where a person is watching.
+
+Everything comes by here, our own lines and the libraries' alike, and nothing leaves with a secret in it: tokens,
+``Authorization`` headers and the passwords in URLs are masked last, when the line is complete.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+HIDDEN = "***"
+
+_SUSPECT = re.compile(r"[:?&=]|eyJ|[Bb][Ee][Aa]|[Bb][Aa][Ss]")
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # Greedy up to the last @: an unescaped @ or / in a password must not leave half of it standing.
+    (re.compile(r"(://[^:/?#\s@]*):[^\s]*@"), rf"\1:{HIDDEN}@"),
+    (re.compile(r"([?&](?:\w*password|passwd|secret|token)=)[^&#\s]*", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), HIDDEN),
+    (re.compile(r"\b(bearer|basic) [\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
+)
+_SECRET_NAME = re.compile(r"authorization|password|secret|cookie|^token$", re.IGNORECASE)
+_FIRST = ("timestamp", "level", "logger", "event", "correlation_id", "request_id")
+_CHATTY = ("aio_pika", "aiormq", "aiosqlite", "alembic", "asyncio", "sqlalchemy")
+
+
+class _Stream(Protocol):
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+
+
+class _Line:
+    """Where structlog's finished lines go. Not by way of ``logging``, which would take as long as all the rest."""
+
+    def __init__(self, stream: _Stream, name: str = "") -> None:
+        self.name = name
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def mask(text: str) -> str:
+    """Return ``text`` with what looks like a token, a credential or a URL's password replaced by ``***``."""
+    if _SUSPECT.search(text):  # one quick look, because nearly every value of nearly every line is innocent
+        for pattern, replacement in _SECRETS:
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def configure_logging(level: str = "info") -> None:
+    """Send structlog's and the standard library's records to standard error, from ``level`` on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    stream = sys.stderr
+    render: Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if stream.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    after: list[Processor] = [structlog.processors.format_exc_info, _masked, render]
+    structlog.configure(
+        processors=[*before, *after],
+        logger_factory=lambda *names: _Line(stream, *names),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*before, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *after],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=number, force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def _masked(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    names = [name for name in _FIRST if name in line] + [name for name in line if name not in _FIRST]
+    return {name: _hide(name, line[name]) for name in names}
+
+
+def _hide(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return HIDDEN if value and _is_secret(name) else mask(value)
+    if isinstance(value, Mapping):
+        return {key: _hide(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_hide(name, inner) for inner in value]
+    return mask(repr(value))
+
+
+@lru_cache(maxsize=1_024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None

@@ -1,0 +1,121 @@
+"""Whether the service works: for load balancers, orchestrators and the Product Service.
+
+Readiness fails only where no request could succeed: without the store, or with migrations pending. Without the broker,
+stock is sold correctly and events wait, so that is ``degraded`` and still 200.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Literal
+
+import structlog
+from dishka.integrations.litestar import DishkaRouter, FromDishka
+from litestar import Request, get
+from litestar.config.app import AppConfig
+from litestar.plugins import InitPlugin
+from msgspec import Struct
+
+from core.errors import InventoryError, Unavailable
+from entrypoints.api.replies import Reply, answers, ok
+from ports.broker import Broker
+from ports.store import Store
+
+CHECK_SECONDS = 1.0
+State = Literal["ok", "unavailable", "pending_migrations"]
+_log = structlog.get_logger("health")
+
+
+class Dependencies(Struct, frozen=True):
+    """The state of each thing the service leans on."""
+
+    store: State
+    broker: State
+
+
+class Health(Struct, frozen=True):
+    """The summary; ``degraded`` means that everything asked is answered, and something will be late."""
+
+    status: Literal["ok", "degraded"]
+    dependencies: Dependencies
+
+
+class Live(Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class HealthPlugin(InitPlugin):
+    """Answers the health checks."""
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Add the routes."""
+        app_config.state["health"] = Checks()
+        app_config.route_handlers.append(DishkaRouter("/health", route_handlers=[live, ready, summary], tags=["Service"]))
+        return app_config
+
+
+class Checks:
+    """Looks at the dependencies at most once a second, however many ask."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._seen: Dependencies | None = None
+        self._until = 0.0
+
+    async def dependencies(self, store: Store, broker: Broker) -> Dependencies:
+        """Return their states, each found within a second and not older than another."""
+        async with self._lock:
+            if self._seen is None or monotonic() >= self._until:
+                store_state, broker_state = await asyncio.gather(
+                    _bounded("store", _store_state(store)), _bounded("broker", _broker_state(broker))
+                )
+                self._seen = Dependencies(store_state, broker_state)
+                self._until = monotonic() + CHECK_SECONDS
+            return self._seen
+
+
+@get("/live", operation_id="live", responses=answers(Live, name="LiveSuccess"))
+async def live() -> Reply:
+    """Tell that the process answers. Always 200."""
+    return ok(Live())
+
+
+@get("/ready", operation_id="ready", responses=answers(Health, name="HealthSuccess"))
+async def ready(request: Request[None, None, None], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
+    """Tell whether requests can be answered: 503 without the store or with migrations pending, else 200."""
+    return await _answer(request, store, broker)
+
+
+@get("", operation_id="health", responses=answers(Health, name="HealthSuccess"))
+async def summary(request: Request[None, None, None], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
+    """The same as `/health/ready`."""
+    return await _answer(request, store, broker)
+
+
+async def _answer(request: Request[None, None, None], store: Store, broker: Broker) -> Reply:
+    checks: Checks = request.app.state["health"]
+    seen = await checks.dependencies(store, broker)
+    if seen.store != "ok":
+        raise Unavailable("The store is away or not migrated; run inventory doctor.", dependencies=seen)
+    return ok(Health("ok" if seen.broker == "ok" else "degraded", seen))
+
+
+async def _store_state(store: Store) -> State:
+    await store.ping()
+    return "pending_migrations" if await store.pending_migrations() else "ok"
+
+
+async def _broker_state(broker: Broker) -> State:
+    await broker.ping()
+    return "ok"
+
+
+async def _bounded(name: str, check: Awaitable[State]) -> State:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            return await check
+    except (TimeoutError, InventoryError) as error:
+        _log.warning("dependency is away", dependency=name, reason=str(error) or "no answer within a second")
+        return "unavailable"

@@ -1,0 +1,127 @@
+"""Stock in motion: operations, the ledger they leave, and reservations."""
+
+from typing import Any
+
+from dishka.integrations.litestar import DishkaRouter, FromDishka
+from litestar import Request, get, post
+from litestar.config.app import AppConfig
+from litestar.plugins import InitPlugin
+from msgspec import Struct
+
+from core.errors import InventoryError, NotFound
+from core.operations import Outcome, Release, Reserve, StockChange, StockOperation, Text
+from core.stock import Reservation, StockTransaction
+from core.writer import Writer
+from entrypoints.api.bodies import Batch, Strict
+from entrypoints.api.parameters import Cursor, Id, Limit
+from entrypoints.api.problems import Problem, document
+from entrypoints.api.replies import Reply, answers, ok, page
+from entrypoints.api.writing import perform, submit
+from ports.store import Store
+
+AnyRequest = Request[Any, Any, Any]
+BATCH_BODY_MAX = 256 * 1024
+
+
+class ReleaseReason(Struct, frozen=True, forbid_unknown_fields=True):
+    """Why the units are given back."""
+
+    reason: Text | None = None
+
+
+class BatchResult(Struct, omit_defaults=True):
+    """What became of one operation of a batch: ``data`` where it was carried out, ``error`` where it was refused."""
+
+    success: bool
+    data: StockChange | None = None
+    error: Problem | None = None
+
+
+class BatchResults(Struct):
+    """The outcomes of a batch, in the order of its operations."""
+
+    results: list[BatchResult]
+
+
+class MovementsPlugin(InitPlugin):
+    """Changes stock, promises it, and tells how it came to be what it is."""
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Add the routes."""
+        app_config.route_handlers += [
+            DishkaRouter("/stock-operations", route_handlers=[change_stock], tags=["Stock operations"]),
+            DishkaRouter("/inventory-items", route_handlers=[list_transactions], tags=["Stock operations"]),
+            DishkaRouter("/reservations", route_handlers=[reserve, get_reservation, release], tags=["Reservations"]),
+        ]
+        return app_config
+
+
+@post(
+    operation_id="changeStock",
+    request_max_body_size=BATCH_BODY_MAX,
+    responses=answers(StockChange, name="StockChangeSuccess", status=201)
+    | answers(BatchResults, name="BatchSuccess", status=200),
+)
+async def change_stock(
+    request: AnyRequest, data: Strict[StockOperation | Batch], writer: FromDishka[Writer]
+) -> Reply:
+    """Carry out one stock operation (201), or a batch of them, each answered on its own (200)."""
+    if not isinstance(data, Batch):
+        return ok(await perform(request, writer, data), status=201)
+    outcomes = await submit(request, writer, data.operations)
+    correlation_id: str = request.scope["state"]["correlation_id"]
+    return ok({"results": [_result(outcome, correlation_id) for outcome in outcomes]})
+
+
+def _result(outcome: Outcome, correlation_id: str) -> dict[str, Any]:
+    if isinstance(outcome, InventoryError):
+        return {"success": False, "error": document(outcome, correlation_id)}
+    return {"success": True, "data": outcome}
+
+
+@get(
+    "/{id:str}/transactions",
+    operation_id="listTransactions",
+    responses=answers(StockTransaction, name="TransactionList", listed=True),
+)
+async def list_transactions(
+    item_id: Id, store: FromDishka[Store], cursor: Cursor = None, limit: Limit = 50
+) -> Reply:
+    """List an item's ledger, newest first. Pages are stable while rows are added."""
+    rows = await store.ledger(item_id, cursor=cursor, limit=limit)
+    if not rows.rows and await store.item(item_id) is None:
+        raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
+    return page(rows)
+
+
+@post(operation_id="reserve", responses=answers(Reservation, name="ReservationCreated", status=201))
+async def reserve(request: AnyRequest, data: Strict[Reserve], writer: FromDishka[Writer]) -> Reply:
+    """Promise units to a cart or order: all lines or none. The hold ends by itself after `expiresInSeconds`."""
+    reservation: Reservation = await perform(request, writer, data)
+    return ok(reservation, status=201, location=f"/reservations/{reservation.id}")
+
+
+@get("/{id:str}", operation_id="getReservation", responses=answers(Reservation, name="ReservationSuccess"))
+async def get_reservation(reservation_id: Id, store: FromDishka[Store]) -> Reply:
+    """Return a reservation with its lines."""
+    reservation = await store.reservation(reservation_id)
+    if reservation is None:
+        raise NotFound(f"There is no reservation {reservation_id}.", reservationId=reservation_id)
+    return ok(reservation)
+
+
+@post(
+    "/{id:str}/release",
+    operation_id="releaseReservation",
+    status_code=200,
+    responses=answers(Reservation, name="ReservationSuccess"),
+)
+async def release(
+    request: AnyRequest,
+    reservation_id: Id,
+    writer: FromDishka[Writer],
+    data: Strict[ReleaseReason | None] = None,
+) -> Reply:
+    """Give back what the reservation still holds; an ended one stays as it is. The body may be left out."""
+    reason = data.reason if data is not None else None
+    return ok(await perform(request, writer, Release(reservation_id=reservation_id, reason=reason)))

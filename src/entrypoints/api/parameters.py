@@ -1,0 +1,94 @@
+"""Path and query parameters: what they may hold, and that nothing else comes with them.
+
+A path that cannot name anything is 404; a query that cannot be meant is 400. Litestar checks the values; names that are
+unknown or come twice are checked here, because it would drop or pick one without a word.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+from urllib.parse import parse_qsl
+
+from litestar.config.app import AppConfig
+from litestar.params import PathParameter, QueryParameter
+from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from litestar.routes import BaseRoute, HTTPRoute
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from core.errors import ValidationFailed
+from core.ids import ID_PATTERN
+from core.operations import QUANTITY_MAX
+
+# Beside control characters also lone surrogates: a URL can hold them on some servers, a database never.
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$(?!\n)"
+_WORD_MAX = 128
+
+Id: TypeAlias = Annotated[str, PathParameter(name="id", pattern=ID_PATTERN)]
+ProductId: TypeAlias = Annotated[
+    str,
+    PathParameter(
+        name="productId",
+        min_length=1,
+        max_length=_WORD_MAX,
+        pattern=_PRINTABLE,
+        description="The Product Service's id, percent-encoded; one that contains a slash cannot stand in a path.",
+    ),
+]
+Quantity: TypeAlias = Annotated[int, QueryParameter(ge=1, le=QUANTITY_MAX, description="Desired quantity.")]
+CheckAllWarehouses: TypeAlias = Annotated[
+    bool, QueryParameter(name="checkAllWarehouses", description="Check across all warehouses.")
+]
+Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=200, description="How many rows at most.")]
+Cursor: TypeAlias = Annotated[
+    str | None, QueryParameter(pattern=r"^[!-~]{1,500}$(?!\n)", description="nextCursor of the page before.")
+]
+ProductFilter: TypeAlias = Annotated[
+    str | None, QueryParameter(name="productId", max_length=_WORD_MAX, pattern=_PRINTABLE)
+]
+SkuFilter: TypeAlias = Annotated[str | None, QueryParameter(name="sku", max_length=_WORD_MAX, pattern=_PRINTABLE)]
+WarehouseFilter: TypeAlias = Annotated[str | None, QueryParameter(name="warehouseId", pattern=ID_PATTERN)]
+StatusFilter: TypeAlias = Annotated[Literal["ACTIVE", "INACTIVE"] | None, QueryParameter(name="status")]
+StockFilter: TypeAlias = Annotated[
+    Literal["low", "out"] | None,
+    QueryParameter(name="stock", description="low: in their low band; out: with nothing available."),
+]
+
+
+class ParametersPlugin(InitPlugin, ReceiveRoutePlugin):
+    """Refuses query parameters that a route does not declare, and repeated ones."""
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Put the check in front of every handler."""
+        app_config.middleware.append(_ExactQuery)
+        return app_config
+
+    def receive_route(self, route: BaseRoute) -> None:
+        """Note the names each handler declares."""
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                fields = handler.parsed_fn_signature.parameters.items()
+                names = {
+                    kwarg.name or name
+                    for name, field in fields
+                    if isinstance(kwarg := field.kwarg_definition, QueryParameter)
+                }
+                handler.opt = {**handler.opt, "query": frozenset(names)}
+
+
+class _ExactQuery:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["query_string"]:
+            _check(scope["query_string"], scope["route_handler"].opt["query"])
+        await self._app(scope, receive, send)
+
+
+def _check(query: bytes, known: frozenset[str]) -> None:
+    seen = set()
+    for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise ValidationFailed(f"There is a query parameter that this path does not know; it takes: {listed}.")
+        if name in seen:
+            raise ValidationFailed(f"Query parameter {name} came more than once.")
+        seen.add(name)

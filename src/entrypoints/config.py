@@ -1,0 +1,267 @@
+"""Settings: read once, checked whole, and able to say where each value came from.
+
+Arguments win over the environment (``INVENTORY_*``), that over ``inventory.toml`` (in the working directory, or the
+file ``INVENTORY_CONFIG`` names), that over the defaults. A name nobody knows is an error, because a misspelt setting
+that is silently ignored is found in production. An empty environment variable counts as not set.
+
+In the file a setting may be written ``data_dir`` or ``dataDir``, at the top or in the table ``[inventory]``.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from adapters.telemetry import HIDDEN, mask
+from core.errors import ValidationFailed
+from core.events import Payload
+
+PREFIX = "INVENTORY_"
+FILE = "inventory.toml"
+_EVENT_TYPES = tuple(sorted(payload.__name__ for payload in Payload.__subclasses__()))
+
+
+class SettingError(ValidationFailed, ValueError):
+    """A setting is wrong; the sentence names it and says what is allowed."""
+
+
+def _text(description: str, allowed: str = "text without line breaks") -> Meta:
+    return Meta(description=description, pattern=r"^[^\x00-\x1f\x7f]*$", extra={"allowed": allowed})
+
+
+def _number(description: str, least: int, most: int) -> Meta:
+    return Meta(description=description, ge=least, le=most, extra={"allowed": f"a whole number, {least} to {most}"})
+
+
+def _choice(description: str, *words: str) -> Meta:
+    return Meta(description=description, extra={"allowed": f"of {', '.join(words)}", "words": words})
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Every setting; ``origins`` says where each came from, such as ``environment INVENTORY_PORT``."""
+
+    store: Annotated[str, _text("Where stock is kept: sqlite:///<file> or postgresql://…", "a URL")] = ""
+    broker: Annotated[str, _text("Where events go: memory:// or amqp://…", "a URL")] = "memory://"
+    host: Annotated[str, _text("The address to serve HTTP on", "an address of this machine")] = "127.0.0.1"
+    port: Annotated[int, _number("The port to serve HTTP on; 0 takes a free one", 0, 65_535)] = 8_000
+    workers: Annotated[int, _number("How many processes serve HTTP", 1, 64)] = 1
+    data_dir: Annotated[str, _text("Where embedded mode keeps its files", "a directory")] = ".inventory"
+    auth_secret: Annotated[str, _text("Token secrets (HS256), between commas: all verify, the first signs")] = ""
+    auth_jwks: Annotated[str, _text("A JWKS file of the public keys that tokens are verified with", "a file")] = ""
+    auth_issuer: Annotated[tuple[str, ...], _text("Trusted issuers, between commas; our tokens carry the first")] = (
+        "inventory-service",
+    )
+    auth_audience: Annotated[str, _text("The audience a token must be meant for")] = "inventory-service"
+    auth_lifetime_max: Annotated[int, _number("The longest life of an accepted token, in seconds", 60, 604_800)] = 3_600
+    log_level: Annotated[str, _choice("From where on a log line is written", "debug", "info", "warning", "error")] = (
+        "info"
+    )
+    idempotency_hours: Annotated[int, _number("How long answers are kept for repeated requests", 1, 8_760)] = 48
+    required_events: Annotated[
+        tuple[str, ...], _choice("Events that wait until a queue takes them", *_EVENT_TYPES)
+    ] = ()
+    events_days: Annotated[int, _number("How long published events are kept, in days", 1, 3_650)] = 30
+    origins: dict[str, str] = {}
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service runs with nothing installed: everything it needs is in its process and its files."""
+        return self.store.startswith("sqlite") and self.broker.startswith("memory:")
+
+    @property
+    def secret_file(self) -> Path:
+        """Where embedded mode keeps the secret it made."""
+        return Path(self.data_dir, "auth-secret")
+
+    def __repr__(self) -> str:
+        return f"Config({', '.join(f'{line.name}={line.value}' for line in self.show())})"
+
+    def show(self) -> "Iterator[Shown]":
+        """Yield every setting as it may be shown: secrets and the passwords in URLs are masked."""
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            text = ", ".join(value) if isinstance(value, tuple) else mask(str(value))
+            yield Shown(
+                PREFIX + name.upper(),
+                HIDDEN if name == "auth_secret" and value else text,
+                self.origins.get(name, "default"),
+                setting.description,
+            )
+
+
+class Shown(NamedTuple):
+    """One setting for people to read."""
+
+    name: str
+    value: str
+    origin: str
+    description: str
+
+
+class Setting(NamedTuple):
+    """What is known of a setting beside its value."""
+
+    type: Any
+    meta: Meta
+
+    @property
+    def description(self) -> str:
+        """What it is for, in one line."""
+        return self.meta.description or ""
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """``allowed``, in words, and the ``words`` to choose from, where it is a choice."""
+        return self.meta.extra or {}
+
+
+SETTINGS = {
+    name: Setting(*get_args(hint))
+    for name, hint in get_type_hints(Config, include_extras=True).items()
+    if get_origin(hint) is Annotated
+}
+
+
+def load(
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    toml_path: str | Path | None = None,
+) -> Config:
+    """Read the settings. ``arguments`` are by setting name, None for not given.
+
+    Raises:
+        SettingError: a name is unknown, a value is not allowed, or the file cannot be read.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, value, origin in (
+        *_from_file(toml_path or environ.get(f"{PREFIX}CONFIG") or None),
+        *_from_environment(environ),
+        *((name, value, f"argument --{name.replace('_', '-')}") for name, value in (arguments or {}).items()),
+    ):
+        if value not in (None, ""):
+            values[name] = _parsed(name, value, origin)
+            origins[name] = origin
+    config = Config(**values, origins=origins)
+    return config if config.store else replace(config, store=f"sqlite:///{config.data_dir}/inventory.db")
+
+
+def check_processes(config: Config, command: str) -> None:
+    """Refuse to share among processes what lives in one (rule R8).
+
+    Raises:
+        SettingError: ``command`` would run beside others, or as several, with something kept in memory.
+    """
+    if command in ("api", "consumer"):
+        several, instead = f"`inventory {command}` is one process of several", "run `inventory serve`"
+    elif config.workers > 1:
+        several, instead = f"INVENTORY_WORKERS={config.workers} means several processes", "run one worker"
+    else:
+        return
+    if config.broker.startswith("memory:"):
+        raise SettingError(f"{several} and a memory:// broker lives in one: set INVENTORY_BROKER, or {instead}.")
+    if config.store.rstrip("/").removesuffix(":memory:").rstrip("/") == "sqlite:":
+        raise SettingError(f"{several} and this SQLite database lives in one: set INVENTORY_STORE, or {instead}.")
+
+
+def with_secret(config: Config) -> Config:
+    """Return ``config`` with a key to verify tokens with; embedded mode makes its own, kept in ``secret_file``.
+
+    Raises:
+        ValidationFailed: there is none and none may be made, or the file is unfit.
+    """
+    if config.auth_secret or config.auth_jwks:
+        return config
+    if not config.embedded:
+        raise SettingError(
+            "There is no key to verify tokens with: set INVENTORY_AUTH_SECRET (random text of at least 32 bytes, as "
+            "`openssl rand -base64 32` prints) or INVENTORY_AUTH_JWKS. Only with a sqlite store and a memory:// broker "
+            "is one generated."
+        )
+    from adapters.tokens import generate_secret  # here, because cryptography is slow to import
+
+    origins = {**config.origins, "auth_secret": f"generated in {config.secret_file}"}
+    return replace(config, auth_secret=generate_secret(config.secret_file), origins=origins)
+
+
+def as_environment(config: Config) -> dict[str, str]:
+    """Return the settings as environment variables, for a process that must run with the same."""
+    values = {name: getattr(config, name) for name in SETTINGS}
+    return {
+        PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    # Kubernetes adds INVENTORY_SERVICE_HOST and more where a service is called "inventory".
+    hint = "; if Kubernetes put it there, set enableServiceLinks: false" if "KUBERNETES_SERVICE_HOST" in environ else ""
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if not variable.startswith(PREFIX) or name == "config" or name.startswith("test_"):
+            continue
+        if name not in SETTINGS:
+            nearest = _nearest(variable, [PREFIX + known.upper() for known in SETTINGS])
+            raise SettingError(f"The environment variable {variable} is no setting of this service{nearest}{hint}.")
+        yield name, value, f"environment {variable}"
+
+
+def _from_file(path: str | Path | None) -> Iterator[tuple[str, Any, str]]:
+    file = Path(path or FILE)
+    if path is None and not file.exists():
+        return
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"The settings file {file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise SettingError(f"The settings file {file} is not TOML: {error}.") from None
+    for key, value in _flat(content):
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.removeprefix("inventory.")).lower()
+        if name not in SETTINGS:
+            raise SettingError(f"{key} in {file} is no setting of this service{_nearest(name, list(SETTINGS))}.")
+        yield name, value, str(file)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}" if found else ""
+
+
+def _parsed(name: str, value: Any, origin: str) -> Any:
+    setting = SETTINGS[name]
+    value = value.strip() if isinstance(value, str) else value
+    try:
+        if setting.type is int:
+            return msgspec.convert(value, Annotated[int, setting.meta], strict=False)
+        if setting.type is str:
+            return _word(setting, value)
+        parts = value.split(",") if isinstance(value, str) else msgspec.convert(value, list[str])
+        return tuple(_word(setting, part.strip()) for part in parts if part.strip())
+    except (msgspec.ValidationError, KeyError):
+        shown = "" if name == "auth_secret" else f" {mask(str(value))!r}"
+        raise SettingError(
+            f"{PREFIX}{name.upper()} cannot be{shown} ({origin}); it must be {setting.extra['allowed']}."
+        ) from None
+
+
+def _word(setting: Setting, value: Any) -> str:
+    text = msgspec.convert(value, Annotated[str, setting.meta])
+    words = {word.lower(): word for word in setting.extra.get("words", ())}
+    return words[text.lower()] if words else text

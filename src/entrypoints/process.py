@@ -1,0 +1,122 @@
+"""What every process does alike: say who it is, run until it is told to stop, keep trying, end in time."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from adapters.telemetry import configure_logging
+from core.errors import InventoryError
+from entrypoints.config import Config
+
+END_SECONDS = 5.0
+"""How long a request in flight, and then each part of the process, may take to end."""
+_LOADED_AT = time.time()
+_log = structlog.get_logger("inventory")
+
+
+def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run ``main`` on the fastest event loop there is; its event is set by SIGTERM or Ctrl-C. A second Ctrl-C kills."""
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: os._exit(130) if stop.is_set() else stop.set())
+        await main(stop)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(guarded())
+
+
+def announce(config: Config, command: str, **facts: object) -> None:
+    """Set logging up and write the first line: what runs, and on what."""
+    configure_logging(config.log_level)
+    _log.info(
+        "starting",
+        command=command,
+        version=version("inventory-service"),
+        store=config.store,
+        broker=config.broker,
+        pid=os.getpid(),
+        **facts,
+    )
+
+
+def ready(**facts: object) -> None:
+    """Write the line that says that the process does its work from now on."""
+    _log.info("ready", **facts, milliseconds=round((time.time() - _started_at()) * 1000))
+
+
+async def until_done(step: Callable[[], Awaitable[object]], what: str) -> None:
+    """Repeat ``step`` until it succeeds. Failures are logged when they change, so that a long outage is one line."""
+    told = ""
+    pause = 0.25
+    while True:
+        try:
+            await step()
+        except InventoryError as error:
+            if error.detail != told:
+                _log.warning(f"{what} has to wait", reason=error.detail)
+            told = error.detail
+        except Exception:
+            _log.exception(f"{what} failed and is tried again")
+            told = "failed"
+        else:
+            if told:
+                _log.info(f"{what} is done")
+            return
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 5.0)
+
+
+class Background(AbstractAsyncContextManager["Background"]):
+    """A task that runs while the block does, and is cancelled when it is left."""
+
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = work
+
+    async def __aenter__(self) -> "Background":
+        self._task = asyncio.create_task(self._work)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def in_time(end: Callable[[], Awaitable[object]]) -> None:
+    """Run ``end``, but no longer than ``END_SECONDS``: a process that was told to stop stops."""
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            await end()
+    except TimeoutError:
+        _log.warning("did not end in time", part=getattr(end, "__qualname__", repr(end)))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _started_at() -> float:
+    """Return when the process started (Unix seconds), or, where the system does not tell, when this was imported."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError):
+        return _LOADED_AT

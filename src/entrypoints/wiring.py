@@ -1,0 +1,96 @@
+"""Who gets what: the ports by their URLs, the use cases over the ports. One of each in a process."""
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from dishka import AsyncContainer, Provider, Scope, make_async_container, provide
+
+from adapters.registry import connect
+from adapters.tokens import KeyRing, Verifier, split_secrets
+from core.delivery import Relay
+from core.housekeeping import Housekeeper
+from core.inventory import Inventory
+from core.writer import Writer
+from entrypoints.config import Config
+from ports.broker import Broker
+from ports.store import Store
+
+
+def make_container(config: Config) -> AsyncContainer:
+    """Return the container of a process. Nothing is opened before it is asked for; closing the container closes it.
+
+    Raises:
+        ValidationFailed: no installed adapter goes with the store's or the broker's URL.
+    """
+    # The adapters are looked up now, so that a wrong URL ends the process before it does anything.
+    store, broker = connect("store", config.store), connect("broker", config.broker)
+    return make_async_container(Ports(store, broker), UseCases(config))
+
+
+class Ports(Provider):
+    """What is outside, opened once and closed with the container."""
+
+    scope = Scope.APP
+
+    def __init__(
+        self, store: AbstractAsyncContextManager[Store], broker: AbstractAsyncContextManager[Broker]
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._broker = broker
+
+    @provide
+    async def store(self) -> AsyncIterator[Store]:
+        """Open the store."""
+        async with self._store as store:
+            yield store
+
+    @provide
+    async def broker(self) -> AsyncIterator[Broker]:
+        """Open the broker."""
+        async with self._broker as broker:
+            yield broker
+
+
+class UseCases(Provider):
+    """What the service does. Whoever needs a loop running starts it; nothing here does."""
+
+    scope = Scope.APP
+    writer = provide(Writer)
+    inventory = provide(Inventory)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+        # Two relays must never share a name; a process id alone comes back, and is 1 in every container.
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    @provide
+    def config(self) -> Config:
+        """Give the settings."""
+        return self._config
+
+    @provide
+    def relay(self, store: Store, broker: Broker) -> Relay:
+        """Make the outbox relay."""
+        return Relay(store, broker, owner=self._owner, required_events=frozenset(self._config.required_events))
+
+    @provide
+    def housekeeper(self, store: Store) -> Housekeeper:
+        """Make what drops old answers and events."""
+        config = self._config
+        return Housekeeper(
+            store, owner=self._owner, answers_hours=config.idempotency_hours, events_days=config.events_days
+        )
+
+    @provide
+    def verifier(self) -> Verifier:
+        """Make the judge of tokens."""
+        config = self._config
+        keys = KeyRing(secrets=split_secrets(config.auth_secret) if config.auth_secret else (), jwks=config.auth_jwks)
+        return Verifier(
+            keys, issuer=config.auth_issuer, audience=config.auth_audience, lifetime_max=config.auth_lifetime_max
+        )

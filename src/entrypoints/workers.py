@@ -1,0 +1,65 @@
+"""More processes on the same port: the first one serves as well and keeps the others alive; there is no idle master.
+
+Each is an ``inventory api`` that inherits the listening socket, so that a connection waiting while one of them dies is
+taken by another. Their standard input is a pipe from the first: when it closes, for whatever reason, they stop.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from entrypoints.config import Config, as_environment
+
+RESTART_SECONDS = 1.0
+_log = structlog.get_logger("workers")
+
+
+@asynccontextmanager
+async def working(config: Config, listener: socket.socket) -> AsyncIterator[None]:
+    """Keep ``config.workers - 1`` further processes serving ``listener`` while the block runs.
+
+    One that dies is started again after ``RESTART_SECONDS``, however often.
+    """
+    keepers = [asyncio.create_task(_keep(config, listener.fileno())) for _ in range(config.workers - 1)]
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+
+def stop_with_parent(stop: Callable[[], object]) -> None:
+    """Call ``stop`` when the process that started this one is gone or closes the pipe."""
+
+    def read() -> None:
+        if not os.read(0, 1):
+            asyncio.get_running_loop().remove_reader(0)
+            stop()
+
+    asyncio.get_running_loop().add_reader(0, read)
+
+
+async def _keep(config: Config, listener: int) -> None:
+    environment = {**os.environ, **as_environment(config), "INVENTORY_WORKERS": "1"}
+    while True:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "entrypoints.cli", "api", "--inherited-listener", str(listener)),
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=(listener,),
+            env=environment,
+        )
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            if process.stdin is not None:
+                process.stdin.close()
+            await process.wait()
+            raise
+        _log.error("a worker died and is started again", pid=process.pid, code=code)
+        await asyncio.sleep(RESTART_SECONDS)

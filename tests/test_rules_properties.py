@@ -1,0 +1,497 @@
+"""The stock rules against random operations: whatever is asked, in any order, the books stay right.
+
+A machine runs a shop of three products in four warehouses through ``decide``, batch after batch. Every step is compared
+with an oracle that knows nothing of rows and postings: it looks at the stock before and after, and says what must have
+been told. With ``CI`` set the run is the same every time.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from factories import NOW, ProductFactory, WarehouseFactory
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from core.book import Book, Cause, Posting
+from core.errors import InventoryError
+from core.events import OutboxRow
+from core.operations import (
+    QUANTITY_MAX,
+    Activate,
+    Adjust,
+    Count,
+    CreateItem,
+    CreateWarehouse,
+    Deactivate,
+    ItemPatch,
+    Operation,
+    ProductPatch,
+    Receive,
+    Release,
+    Reserve,
+    ReserveLine,
+    Result,
+    Return,
+    SetPolicy,
+    Ship,
+    StockChange,
+    Transfer,
+    UpdateItem,
+    UpdateProduct,
+    UpdateWarehouse,
+    WarehousePatch,
+)
+from core.stock import Item, Product, Reservation, StockTransaction
+from core.rules import decide
+
+settings.register_profile("rules", max_examples=100, stateful_step_count=40, deadline=None)
+settings.register_profile("rules-ci", settings.get_profile("rules"), derandomize=True, database=None)
+PROFILE = settings.get_profile("rules-ci" if os.environ.get("CI") else "rules")
+
+PRODUCTS = ("prod_1", "prod_2", "prod_3")
+WAREHOUSES = ("wh_1", "wh_2", "wh_3", "wh_4")
+SKUS = ("A", "B", "C")
+MOVES_ON_HAND = (Receive, Return, Ship, Adjust, Count, CreateItem)
+"""The operations that may change how much of a product there is."""
+
+choices = st.integers(0, 59)
+few = st.integers(0, 12)
+quantities = st.integers(1, 12) | st.sampled_from([20, 40, QUANTITY_MAX])
+levels = few | st.sampled_from([20, QUANTITY_MAX])
+versions = st.none() | st.integers(0, 3)
+maybe = levels | st.just(UNSET)
+
+
+def picture(*parts: Any) -> bytes:
+    """Return what these hold, down to the last field; equal pictures mean nothing has changed."""
+    return msgspec.msgpack.encode(parts)
+
+
+def picture_of(book: Book) -> bytes:
+    """Return the picture of everything in a book."""
+    return picture(*(getattr(book, field.name) for field in fields(book)))
+
+
+def available(item: Item | None) -> int:
+    """Say what of an item can be promised, from the design's words alone."""
+    if item is None or item.status == "INACTIVE" or item.on_hand - item.reserved < item.safety_stock:
+        return 0
+    return item.on_hand - item.reserved - item.safety_stock
+
+
+def low(item: Item | None) -> bool:
+    """Say whether an item stands in its low band."""
+    return item is not None and 1 <= available(item) <= item.reorder_threshold
+
+
+def of_product(items: Mapping[str, Item], product_id: str) -> dict[str, Item]:
+    """Return the items of one product."""
+    return {id: item for id, item in items.items() if item.product_id == product_id}
+
+
+def true_edges(before: Mapping[str, Item], after: Mapping[str, Item]) -> list[tuple[Any, ...]]:
+    """Say what must be told of one product whose items were ``before`` and are ``after``."""
+    edges: list[tuple[Any, ...]] = []
+    for id, item in after.items():
+        old, new = available(before.get(id)), available(item)
+        if old != new:
+            edges.append(("StockLevelChanged", id, old, new, new - old))
+        if low(item) and not low(before.get(id)):
+            edges.append(("LowStockThresholdReached", id, new, item.reorder_threshold, item.target_stock_level))
+    old, new = (sum(map(available, items.values())) for items in (before, after))
+    if bool(old) != bool(new):
+        edges.append(("BackInStock", new) if new else ("OutOfStock", sum(item.reserved for item in after.values())))
+    return sorted(edges)
+
+
+def edge_told(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return an event in the oracle's words."""
+    type, payload = event["eventType"], event["payload"]
+    match type:
+        case "StockLevelChanged":
+            names = ("inventoryItemId", "previousQuantity", "newQuantity", "changeAmount")
+        case "LowStockThresholdReached":
+            names = ("inventoryItemId", "quantityAvailable", "reorderThreshold", "targetStockLevel")
+        case "OutOfStock":
+            names = ("totalQuantityReserved",)
+        case "BackInStock":
+            names = ("totalQuantityAvailable",)
+    return type, *(payload[name] for name in names)
+
+
+class Shop(RuleBasedStateMachine):
+    """Three products in four warehouses, one operation after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger: list[StockTransaction] = []
+        self.outbox: list[OutboxRow] = []
+        products = [ProductFactory.build(id=id) for id in PRODUCTS]
+        warehouses = [WarehouseFactory.build(id=id) for id in WAREHOUSES]
+        self.load(
+            Book(
+                now=NOW,
+                products={product.id: product for product in products},
+                warehouses={warehouse.id: warehouse for warehouse in warehouses},
+            )
+        )
+
+    def load(self, book: Book) -> None:
+        """Begin a batch with ``book``."""
+        self.book = book
+        self.loaded = picture(book.loaded)
+
+    def one_of(self, ids: Iterable[str], choice: int, *, unknown: str) -> str:
+        """Choose an id, now and then one that does not exist."""
+        known = [*ids, unknown]
+        return known[choice % len(known)]
+
+    def item(self, choice: int) -> str:
+        """Choose an item."""
+        return self.one_of(self.book.items, choice, unknown="inv_unknown")
+
+    def warehouse(self, choice: int) -> str:
+        """Choose a warehouse."""
+        return self.one_of(self.book.warehouses, choice, unknown="wh_unknown")
+
+    # -- what can be asked -----------------------------------------------------------------------------------------
+
+    @initialize(quantities=st.lists(few, min_size=6, max_size=6))
+    def stock_up(self, quantities: list[int]) -> None:
+        """Begin with every product in two warehouses."""
+        for place, quantity in enumerate(quantities):
+            self.create_item(sku=SKUS[place // 2], product=place // 2, warehouse=place % 2, quantity=quantity, level=5)
+
+    @rule(kind=st.sampled_from([Receive, Return, Ship]), item=choices, quantity=quantities, version=versions)
+    def move(self, kind: type[Receive | Return | Ship], item: int, quantity: int, version: int | None) -> None:
+        """Goods come in or leave."""
+        self.ask(kind(inventory_item_id=self.item(item), quantity=quantity, expected_version=version))
+
+    @rule(item=choices, delta=st.integers(-12, 12).filter(bool), ahead_seconds=st.sampled_from([-86_400, 0, 60]))
+    def adjust(self, item: int, delta: int, ahead_seconds: int) -> None:
+        """A correction, of which some claim to come from the future."""
+        at = self.book.now + timedelta(seconds=ahead_seconds)
+        self.ask(Adjust(inventory_item_id=self.item(item), delta=delta, reason="Corrected", occurred_at=at))
+
+    @rule(item=choices, counted=levels)
+    def count(self, item: int, counted: int) -> None:
+        """The shelf is counted, whatever was promised."""
+        self.ask(Count(inventory_item_id=self.item(item), counted_quantity=counted))
+
+    @rule(item=choices, warehouse=choices, quantity=quantities)
+    def transfer(self, item: int, warehouse: int, quantity: int) -> None:
+        """Goods move, to a new item or one that is there."""
+        to = self.warehouse(warehouse)
+        self.ask(Transfer(inventory_item_id=self.item(item), quantity=quantity, to_warehouse_id=to))
+
+    @rule(item=choices, warehouse=choices)
+    def transfer_all(self, item: int, warehouse: int) -> None:
+        """Everything that is free moves, so that last units do so often."""
+        if there := self.book.items.get(self.item(item)):
+            self.transfer(item, warehouse, max(there.on_hand - there.reserved, 1))
+
+    @rule(item=choices, safety=maybe, reorder=maybe, target=levels)
+    def set_policy(self, item: int, safety: Any, reorder: Any, target: int) -> None:
+        """Levels change, and with them what is available or low."""
+        self.ask(
+            SetPolicy(
+                inventory_item_id=self.item(item),
+                safety_stock=safety,
+                reorder_threshold=reorder,
+                target_stock_level=target,
+            )
+        )
+
+    @rule(kind=st.sampled_from([Activate, Deactivate]), item=choices)
+    def switch(self, kind: type[Activate | Deactivate], item: int) -> None:
+        """An item is for sale, or not."""
+        self.ask(kind(inventory_item_id=self.item(item)))
+
+    @rule(lines=st.lists(st.tuples(choices, st.integers(1, 6)), min_size=1, max_size=4))
+    def reserve(self, lines: list[tuple[int, int]]) -> None:
+        """Units of some items are promised, of the same item perhaps twice."""
+        asked = tuple(ReserveLine(inventory_item_id=self.item(item), quantity=quantity) for item, quantity in lines)
+        self.ask(Reserve(lines=asked))
+
+    @rule(items=st.sets(choices, min_size=1, max_size=4))
+    def reserve_all(self, items: set[int]) -> None:
+        """Everything that is available of some items is promised, so that products run out by reservations."""
+        ids = {self.item(item) for item in items}
+        left = {id: self.book.items[id].available for id in sorted(ids) if id in self.book.items}
+        asked = tuple(ReserveLine(inventory_item_id=id, quantity=units) for id, units in left.items() if units)
+        if asked:
+            self.ask(Reserve(lines=asked))
+
+    @rule(reservation=choices)
+    def release(self, reservation: int) -> None:
+        """A reservation is given back, some a second time."""
+        id = self.one_of(self.book.reservations, reservation, unknown="res_unknown")
+        self.ask(Release(reservation_id=id, reason="Cancelled"))
+
+    @rule(reservation=choices, line=choices, quantity=st.integers(1, 6))
+    def ship_reserved(self, reservation: int, line: int, quantity: int) -> None:
+        """A part of what was promised leaves, as a fulfilment will post it."""
+        live = [one for one in self.book.reservations.values() if one.status in ("HELD", "CONFIRMED")]
+        if not live:
+            return
+        chosen = live[reservation % len(live)]
+        place = line % len(chosen.lines)
+        part = chosen.lines[place]
+        item = self.book.items[part.inventory_item_id]
+        if units := min(quantity, part.quantity - part.fulfilled_quantity, item.on_hand):
+            shipped = replace(part, fulfilled_quantity=part.fulfilled_quantity + units)
+            lines = (*chosen.lines[:place], shipped, *chosen.lines[place + 1 :])
+            self.attempt(None, lambda: self.post_shipment(item, units))
+            self.book.reservations[chosen.id] = replace(chosen, status="CONFIRMED", expires_at=None, lines=lines)
+
+    def post_shipment(self, item: Item, units: int) -> None:
+        """Post that reserved units have left."""
+        posting = Posting(self.book, Cause("shop"), None)
+        posting.post(item, "SHIPMENT", on_hand=-units, reserved=-units)
+        posting.close()
+
+    @rule(sku=st.sampled_from(SKUS), product=choices, warehouse=choices, quantity=levels, level=few)
+    def create_item(self, sku: str, product: int, warehouse: int, quantity: int, level: int) -> None:
+        """A SKU gets an item in one more warehouse; it may be there already, or be another product's."""
+        self.ask(
+            CreateItem(
+                sku=sku,
+                product_id=PRODUCTS[product % len(PRODUCTS)],
+                warehouse_id=self.warehouse(warehouse),
+                initial_quantity=quantity,
+                reorder_threshold=level,
+                safety_stock=level // 3,
+            )
+        )
+
+    @rule(
+        item=choices,
+        safety=maybe,
+        reorder=maybe,
+        name=st.sampled_from(["Widget", UNSET]),
+        metadata=st.sampled_from([{"size": "L"}, UNSET]),
+        version=versions,
+    )
+    def update_item(self, item: int, safety: Any, reorder: Any, name: Any, metadata: Any, version: int | None) -> None:
+        """An item is edited, sometimes with nothing new."""
+        patch = ItemPatch(name=name, metadata=metadata, safety_stock=safety, reorder_threshold=reorder)
+        self.ask(UpdateItem(inventory_item_id=self.item(item), patch=patch, if_match=version))
+
+    @rule(product=choices, threshold=levels)
+    def update_product(self, product: int, threshold: int) -> None:
+        """A product is called low earlier or later."""
+        id = self.one_of(PRODUCTS, product, unknown="prod_unknown")
+        self.ask(UpdateProduct(product_id=id, patch=ProductPatch(low_stock_threshold=threshold)))
+
+    @rule(id=st.sampled_from(["wh_1", "wh_5", "wh_6"]))
+    def create_warehouse(self, id: str) -> None:
+        """A warehouse is opened, or exists."""
+        self.ask(CreateWarehouse(name="Another", id=id))
+
+    @rule(warehouse=choices, active=st.booleans(), version=versions)
+    def update_warehouse(self, warehouse: int, active: bool, version: int | None) -> None:
+        """A warehouse closes or opens again."""
+        patch = WarehousePatch(active=active)
+        self.ask(UpdateWarehouse(warehouse_id=self.warehouse(warehouse), patch=patch, if_match=version))
+
+    @rule(seconds=st.integers(0, 3))
+    def next_batch(self, seconds: int) -> None:
+        """The batch is saved and the next one loads what is there."""
+        book = self.book
+        self.ledger += book.ledger
+        self.outbox += book.outbox
+        self.load(
+            Book(
+                now=book.now + timedelta(seconds=seconds),
+                products=dict(book.products),
+                items=dict(book.items),
+                reservations=dict(book.reservations),
+                warehouses=dict(book.warehouses),
+            )
+        )
+
+    # -- what must be true of every step ---------------------------------------------------------------------------
+
+    def ask(self, operation: Operation) -> None:
+        """Decide ``operation``; accepted or refused, the step must be right."""
+        self.attempt(operation, lambda: decide(self.book, operation, Cause("shop")))
+
+    def attempt(self, operation: Operation | None, act: Callable[[], Result | None]) -> None:
+        """Do something to the book and compare it with what was there before."""
+        book = self.book
+        before, items, products = picture_of(book), dict(book.items), dict(book.products)
+        rows, told = len(book.ledger), len(book.outbox)
+        try:
+            result = act()
+        except InventoryError:
+            assert before == picture_of(book), "a refused operation has left a trace"
+            return
+        new_rows = book.ledger[rows:]
+        self.check_rows(items, new_rows)
+        self.check_events(items, products, new_rows, book.outbox[told:])
+        self.check_products(operation, items, products, {row.product_id for row in new_rows})
+        self.check_promises(operation, items)
+        if isinstance(result, StockChange):
+            assert StockChange(tuple(new_rows), book.items[result.item.id]) == result
+
+    def check_rows(self, items: Mapping[str, Item], rows: list[StockTransaction]) -> None:
+        """Each changed item has one row, which leads from what it was to what it is; others are untouched."""
+        book = self.book
+        assert sorted(row.inventory_item_id for row in rows) == sorted(
+            id for id, item in book.items.items() if item is not items.get(id)
+        )
+        for row in rows:
+            old, new = items.get(row.inventory_item_id), book.items[row.inventory_item_id]
+            on_hand, reserved, version = (old.on_hand, old.reserved, old.version) if old else (0, 0, 0)
+            assert (on_hand + row.on_hand_change, reserved + row.reserved_change) == (new.on_hand, new.reserved)
+            assert (new.on_hand, new.reserved) == (row.on_hand_after, row.reserved_after)
+            assert available(new) == row.available_after
+            assert version + 1 == new.version == row.item_version
+            assert book.now == row.recorded_at == new.updated_at
+
+    def check_events(
+        self,
+        items: Mapping[str, Item],
+        products: Mapping[str, Product],
+        rows: list[StockTransaction],
+        told: list[OutboxRow],
+    ) -> None:
+        """Exactly the true edges are told, in sequence, with the totals after the operation and their cause."""
+        cause = {row.id: row for row in rows}
+        for id in PRODUCTS:
+            events = [msgspec.json.decode(row.body) for row in told if row.product_id == id]
+            after = of_product(self.book.items, id)
+            assert true_edges(of_product(items, id), after) == sorted(map(edge_told, events))
+            first = products[id].sequence + 1
+            assert list(range(first, first + len(events))) == [event["metadata"]["sequence"] for event in events]
+            assert first + len(events) == self.book.products[id].sequence + 1
+            for event in events:
+                self.check_totals(event["payload"], self.book.products[id].low_stock_threshold, after)
+                row = cause[event["metadata"]["causationId"]]
+                assert row.inventory_item_id == event["aggregateId"] == event["payload"]["inventoryItemId"]
+                assert row.id == event["payload"]["transactionId"] == event["metadata"]["correlationId"]
+                self.check_direction(event, items.get(row.inventory_item_id))
+
+    def check_totals(self, payload: Mapping[str, Any], threshold: int, items: Mapping[str, Item]) -> None:
+        """A payload's totals and flags are the product's after the operation."""
+        total = sum(map(available, items.values()))
+        assert total == payload["totalQuantityAvailable"]
+        assert (1 <= total <= threshold) == payload.get("isLowStock", 1 <= total <= threshold)
+        assert (total == 0) == payload.get("isOutOfStock", total == 0)
+
+    def check_direction(self, event: Mapping[str, Any], old: Item | None) -> None:
+        """A product's crossing is laid to an item that moved that way."""
+        moved = available(self.book.items[event["aggregateId"]]) - available(old)
+        if event["eventType"] == "OutOfStock":
+            assert moved < 0
+        if event["eventType"] == "BackInStock":
+            assert moved > 0
+
+    def check_products(
+        self,
+        operation: Operation | None,
+        items: Mapping[str, Item],
+        products: Mapping[str, Product],
+        touched: set[str],
+    ) -> None:
+        """A touched product's revision rises by one; only goods that come, go or are counted change what there is."""
+        if isinstance(operation, UpdateProduct):
+            touched = {operation.product_id}
+        for id, old in products.items():
+            new = self.book.products[id]
+            assert old.revision + (id in touched) == new.revision
+            assert (new is old) == (id not in touched)
+            if operation is not None and not isinstance(operation, MOVES_ON_HAND):
+                was, there = (
+                    sum(item.on_hand for item in of_product(some, id).values()) for some in (items, self.book.items)
+                )
+                assert was == there, "goods have appeared, vanished or changed product"
+
+    def check_promises(self, operation: Operation | None, items: Mapping[str, Item]) -> None:
+        """Only a COUNT may leave more promised than is there, and nothing is promised out of the safety stock."""
+        for id, new in self.book.items.items():
+            old = items.get(id)
+            if not isinstance(operation, Count):
+                assert new.shortfall <= (old.shortfall if old else 0)
+            if new.reserved > (old.reserved if old else 0):
+                assert isinstance(operation, Reserve)
+                assert new.status == "ACTIVE"
+                assert new.reserved <= new.on_hand - new.safety_stock
+
+    # -- what must be true at any time -----------------------------------------------------------------------------
+
+    @invariant()
+    def balances_are_what_the_ledger_says(self) -> None:
+        """Each item's rows are numbered without gaps and add up to its balances; recorded times never step back."""
+        by_item: dict[str, list[StockTransaction]] = {id: [] for id in self.book.items}
+        for row in [*self.ledger, *self.book.ledger]:
+            by_item[row.inventory_item_id].append(row)
+        for id, rows in by_item.items():
+            item = self.book.items[id]
+            assert list(range(1, item.version + 1)) == [row.item_version for row in rows]
+            assert (item.on_hand, item.reserved) == (
+                sum(row.on_hand_change for row in rows),
+                sum(row.reserved_change for row in rows),
+            )
+            assert all(earlier.recorded_at <= later.recorded_at for earlier, later in pairwise(rows))
+
+    @invariant()
+    def levels_follow_from_balances(self) -> None:
+        """Available and shortfall are what the design says, and nothing is negative."""
+        for item in self.book.items.values():
+            assert available(item) == item.available
+            assert item.shortfall == (item.reserved - item.on_hand if item.reserved > item.on_hand else 0)
+            assert min(item.on_hand, item.reserved, item.available, item.shortfall) >= 0
+
+    @invariant()
+    def totals_are_the_sums_over_items(self) -> None:
+        """A product's totals are those of its items."""
+        for id, product in self.book.products.items():
+            items = of_product(self.book.items, id).values()
+            assert (product.total_on_hand, product.total_reserved, product.total_available) == (
+                sum(item.on_hand for item in items),
+                sum(item.reserved for item in items),
+                sum(item.available for item in items),
+            )
+
+    @invariant()
+    def reserved_is_what_live_reservations_hold(self) -> None:
+        """What is reserved of an item is what held and confirmed reservations have not shipped yet."""
+        held = dict.fromkeys(self.book.items, 0)
+        for reservation in self.book.reservations.values():
+            for line in reservation.lines if reservation.status in ("HELD", "CONFIRMED") else ():
+                held[line.inventory_item_id] += line.quantity - line.fulfilled_quantity
+        assert held == {id: item.reserved for id, item in self.book.items.items()}
+
+    @invariant()
+    def events_are_numbered_without_gaps(self) -> None:
+        """Over all batches a product's events count from one, each with an id of its own."""
+        told = [*self.outbox, *self.book.outbox]
+        for id, product in self.book.products.items():
+            numbers = [row.sequence for row in told if row.product_id == id]
+            assert list(range(1, product.sequence + 1)) == numbers
+        assert len(told) == len({row.event_id for row in told})
+
+    @invariant()
+    def every_place_has_one_item(self) -> None:
+        """A SKU has at most one item in a warehouse, and the book finds it."""
+        for item in self.book.items.values():
+            assert item is self.book.at(item.sku, item.warehouse_id)
+
+    @invariant()
+    def what_was_loaded_is_untouched(self) -> None:
+        """Deciding replaces entities, so a store can compare with what it has loaded."""
+        assert self.loaded == picture(self.book.loaded)
+
+
+def test_random_operations_keep_the_books_right() -> None:
+    """After any operations in any order balances, ledger, totals, reservations and events agree."""
+    run_state_machine_as_test(Shop, settings=PROFILE)  # type: ignore[no-untyped-call]
