@@ -104,7 +104,7 @@ class Connection(aio_pika.Connection):
         await self.settle()
         if await self.blocked():
             raise Unavailable(ALARM)
-        if self._publisher is None:
+        if self._publisher is None or self._publisher.is_closed:
             async with conversation("There is no channel to publish on", seconds=CHANNEL_SECONDS):
                 channel = await self._amqp.channel(publisher_confirms=True, on_return_raises=True)
                 self._publisher = cast("Channel", channel)
@@ -139,7 +139,7 @@ class Upkeep:
         self._url = url
         self._purpose = purpose
         self._connection: Connection | None = None
-        self._trouble = "RabbitMQ has not answered yet."
+        self._trouble = f"RabbitMQ at {url.host}:{url.port} has not answered yet."
         self._attempted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -178,7 +178,8 @@ class Upkeep:
                 log.info("Connected to RabbitMQ as %s.", self._purpose)
                 await connection.lost()
                 self._attempted.clear()
-                log.warning("The connection to RabbitMQ as %s is lost.", self._purpose)
+                self._trouble = f"The connection to RabbitMQ at {self._url.host}:{self._url.port} was lost."
+                log.warning("The connection to RabbitMQ as %s was lost.", self._purpose)
             except Exception as error:  # whatever it is, nobody else would connect again
                 if not failures:
                     log.warning("No connection to RabbitMQ as %s: %s", self._purpose, error)

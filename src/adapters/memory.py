@@ -8,13 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
+from adapters.topology import BINDINGS, EXCHANGES
 from core.errors import Unavailable
-from core.events import DEAD_LETTERS, EVENTS_EXCHANGE, PRODUCT_EXCHANGE, PRODUCT_QUEUE
 from ports.broker import Broker, Message, Receipt
 
-EXCHANGES = (EVENTS_EXCHANGE, PRODUCT_EXCHANGE, DEAD_LETTERS)
-PRODUCT_KEYS = ("product.productcreated.product", "product.productupdated.product", "product.productdeleted.product")
-BINDINGS = {PRODUCT_QUEUE: (PRODUCT_EXCHANGE, PRODUCT_KEYS), DEAD_LETTERS: (DEAD_LETTERS, ("#",))}
 TAP_LIMIT = 10_000
 QUEUE_LIMIT = 100_000
 

@@ -1,7 +1,7 @@
 """RabbitMQ behind ``amqp://`` and ``amqps://``.
 
-Beside aio-pika's own parameters the URL takes ``publish_timeout``, the seconds one ``publish`` may last (10). Timestamps
-travel in whole seconds.
+Beside aio-pika's own parameters the URL takes ``publish_timeout``, the seconds one ``publish`` may last (10).
+Timestamps travel in whole seconds.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.connection import make_url
-from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, PublishError
+from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity, ChannelPreconditionFailed, PublishError
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from pamqp.body import ContentBody
@@ -23,13 +23,11 @@ from pamqp.header import ContentHeader
 from yarl import URL
 
 from adapters.amqp import ALARM, CLOSE_SECONDS, Connection, Upkeep, backoff, conversation
+from adapters.topology import BINDINGS, EXCHANGES
 from core.errors import Conflict, Unavailable, ValidationFailed
-from core.events import DEAD_LETTERS, EVENTS_EXCHANGE, PRODUCT_EXCHANGE, PRODUCT_QUEUE, SOURCE
+from core.events import DEAD_LETTERS, PRODUCT_QUEUE, SOURCE
 from ports.broker import Broker, Message, Receipt
 
-EXCHANGES = (EVENTS_EXCHANGE, PRODUCT_EXCHANGE, DEAD_LETTERS)
-PRODUCT_KEYS = ("product.productcreated.product", "product.productupdated.product", "product.productdeleted.product")
-BINDINGS = {PRODUCT_QUEUE: (PRODUCT_EXCHANGE, PRODUCT_KEYS), DEAD_LETTERS: (DEAD_LETTERS, ("#",))}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     PRODUCT_QUEUE: {"x-queue-type": "quorum", "x-dead-letter-exchange": DEAD_LETTERS},
     DEAD_LETTERS: {"x-queue-type": "quorum"},
@@ -83,7 +81,7 @@ class RabbitBroker:
             connection = await self.publishing.connection()
             channel = await connection.publisher()
             confirmations: list[asyncio.Future[Any]] = []
-            delivery = asyncio.gather(_deliver(channel, messages, confirmations), return_exceptions=True)
+            delivery = asyncio.create_task(_deliver(channel, messages, confirmations))
             try:
                 await self._watch(delivery, connection, channel)
             finally:
@@ -98,7 +96,7 @@ class RabbitBroker:
                 await connection.settle()
             return receipts
 
-    async def _watch(self, delivery: asyncio.Future[Any], connection: Connection, channel: Channel) -> None:
+    async def _watch(self, delivery: asyncio.Task[None], connection: Connection, channel: Channel) -> None:
         """Wait for the delivery until its time is over, the channel is gone, or the broker stops reading."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._publish_seconds
@@ -258,23 +256,24 @@ async def _deliver(channel: Channel, messages: Sequence[Message], confirmations:
     third of the time.
     """
     channel.message_id_delivery_tag.clear()
-    async with channel.lock:
-        payload = bytearray()
-        for message in messages:
-            try:
-                payload += _encode(message, channel)
-            except (ValueError, TypeError, struct.error, PAMQPException) as error:
-                log.error("Message %s cannot be carried by AMQP: %s", message.id, error)
-                break
-            channel.delivery_tag += 1
-            confirmation = channel.create_future()
-            channel.confirmations[channel.delivery_tag] = confirmation
-            channel.message_id_delivery_tag[message.id] = channel.delivery_tag
-            confirmations.append(confirmation)
-            if len(payload) >= WRITE_BYTES:
-                await _write(channel, payload)
-                payload.clear()
-        await _write(channel, payload)
+    with suppress(ChannelInvalidStateError):  # it has just closed, and nothing more will be confirmed
+        async with channel.lock:
+            payload = bytearray()
+            for message in messages:
+                try:
+                    payload += _encode(message, channel)
+                except (ValueError, TypeError, struct.error, PAMQPException) as error:
+                    log.error("Message %s cannot be carried by AMQP: %s", message.id, error)
+                    break
+                channel.delivery_tag += 1
+                confirmation = channel.create_future()
+                channel.confirmations[channel.delivery_tag] = confirmation
+                channel.message_id_delivery_tag[message.id] = channel.delivery_tag
+                confirmations.append(confirmation)
+                if len(payload) >= WRITE_BYTES:
+                    await _write(channel, payload)
+                    payload.clear()
+            await _write(channel, payload)
     if confirmations:
         await asyncio.wait(confirmations)
 

@@ -262,6 +262,6 @@ def _parsed(name: str, value: Any, origin: str) -> Any:
 
 
 def _word(setting: Setting, value: Any) -> str:
-    text = msgspec.convert(value, Annotated[str, setting.meta])
-    words = {word.lower(): word for word in setting.extra.get("words", ())}
+    text: str = msgspec.convert(value, Annotated[str, setting.meta])
+    words: dict[str, str] = {word.lower(): word for word in setting.extra.get("words", ())}
     return words[text.lower()] if words else text

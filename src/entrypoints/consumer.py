@@ -50,5 +50,5 @@ async def relaying(container: AsyncContainer, *, declare: bool) -> AsyncIterator
         for worker in (await container.get(Relay), await container.get(Housekeeper)):
             await worker.start()
             ends.push_async_callback(process.in_time, worker.stop)
-        await ends.enter_async_context(process.Background(topology))
+        await ends.enter_async_context(process.background(topology))
         yield

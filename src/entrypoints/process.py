@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from importlib.metadata import version
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -78,21 +78,15 @@ async def until_done(step: Callable[[], Awaitable[object]], what: str) -> None:
         pause = min(pause * 2, 5.0)
 
 
-class Background(AbstractAsyncContextManager["Background"]):
-    """A task that runs while the block does, and is cancelled when it is left."""
-
-    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
-        self._work = work
-
-    async def __aenter__(self) -> "Background":
-        self._task = asyncio.create_task(self._work)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run ``work`` in a task while the block runs, and cancel it when the block is left."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def in_time(end: Callable[[], Awaitable[object]]) -> None:
@@ -115,8 +109,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _started_at() -> float:
     """Return when the process started (Unix seconds), or, where the system does not tell, when this was imported."""
     try:
-        with open("/proc/self/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError):
         return _LOADED_AT

@@ -9,25 +9,26 @@ import errno
 import logging
 import os
 import socket
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
 from dishka import AsyncContainer
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
-from granian.net import SocketHolder
 from granian.server.embed import Server
 
 from adapters.tokens import Verifier
-from core.errors import Unavailable
+from core.errors import InventoryError, Unavailable
 from core.writer import Writer
 from entrypoints import process
 from entrypoints.api.app import create_app
 from entrypoints.config import Config, SettingError
 from entrypoints.consumer import relaying
 from entrypoints.wiring import make_container
-from entrypoints.workers import stop_with_parent, working
+from entrypoints.workers import keep_workers, stop_with_parent
 from ports.store import Store
 
 BACKLOG = 1_024
@@ -37,19 +38,30 @@ KEEP_ALIVE_SECONDS = 75
 _log = structlog.get_logger("inventory")
 
 
-def run(config: Config, *, command: str, inherited: int | None = None) -> None:
-    """Serve HTTP until told to stop; ``serve`` prepares the store, relays events and keeps house besides.
+def run(
+    config: Config,
+    *,
+    command: str,
+    inherited: int | None = None,
+    ports_tried: int = 1,
+    prepare: Callable[[AsyncContainer, AsyncExitStack], Awaitable[None]] | None = None,
+    opened: Callable[[str], None] | None = None,
+) -> None:
+    """Serve HTTP until told to stop; all but ``api`` prepare the store, relay events and keep house besides.
 
     Neither the store nor the broker needs to be there: what is prepared is tried until it works, and readiness tells.
 
     Args:
         inherited: the file descriptor of a socket to serve on, in a further worker (see ``workers``).
+        ports_tried: how many ports to try, from the configured one on.
+        prepare: what to do when everything runs but HTTP; what it enters into the stack ends with the service.
+        opened: what to do with the service's URL once it answers.
 
     Raises:
         SettingError: the address cannot be had.
         ValidationFailed: a URL or key is unfit.
     """
-    listener = listen(config) if inherited is None else socket.socket(fileno=inherited)
+    listener = listen(config, attempts=ports_tried) if inherited is None else socket.socket(fileno=inherited)
     process.announce(config, command, url=url_of(listener))
     container = make_container(config)
 
@@ -60,8 +72,11 @@ def run(config: Config, *, command: str, inherited: int | None = None) -> None:
             ends.push_async_callback(process.in_time, container.close)
             await container.get(Verifier)
             await _start(container, command, ends)
-            await ends.enter_async_context(working(config, listener))
-            await _serve_http(create_app(container), listener, stop)
+            if prepare is not None:
+                await prepare(container, ends)
+            await asyncio.gather(
+                _serve_http(create_app(container), listener, stop, opened), keep_workers(config, listener, stop)
+            )
 
     process.run(main)
 
@@ -102,17 +117,17 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def _start(container: AsyncContainer, command: str, ends: AsyncExitStack) -> None:
-    if command == "serve":
+    if command != "api":
         store = await container.get(Store)
         try:
             await store.migrate()
         except Unavailable:
             migrating = process.until_done(store.migrate, "migrating the store")
-            await ends.enter_async_context(process.Background(migrating))
+            await ends.enter_async_context(process.background(migrating))
     writer = await container.get(Writer)
     await writer.start()
     ends.push_async_callback(process.in_time, writer.stop)
-    if command == "serve":
+    if command != "api":
         await ends.enter_async_context(relaying(container, declare=True))
 
 
@@ -141,23 +156,29 @@ class HttpServer(Server):
 
     def _init_shared_socket(self) -> None:
         # A copy, because granian closes what it is given, and further workers may have to be started later.
-        self._shd = SocketHolder(os.dup(self._listener.fileno()), False, BACKLOG)
+        is_unix = False
+        self._shd = SocketHolder(os.dup(self._listener.fileno()), is_unix, BACKLOG)  # type: ignore[assignment,call-arg]
 
 
-async def _serve_http(app: Any, listener: socket.socket, stop: asyncio.Event) -> None:
+async def _serve_http(
+    app: Any, listener: socket.socket, stop: asyncio.Event, opened: Callable[[str], None] | None
+) -> None:
     """Serve until ``stop``, then let requests in flight finish, for ``END_SECONDS`` at most."""
     server = HttpServer(app, listener)
     serving = asyncio.create_task(server.serve())
-    stopping = asyncio.create_task(stop.wait())
-    while not (serving.done() or listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
-        await asyncio.sleep(0.002)
+    serving.add_done_callback(lambda _: stop.set())
+    while not (stop.is_set() or listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+        await asyncio.sleep(0.002)  # granian does not say when it listens; the kernel does
     process.ready(url=url_of(listener))
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if opened is not None:
+        opened(url_of(listener))
+    await stop.wait()
+    if serving.done():
+        raise InventoryError("The HTTP server ended by itself; the log says why.")
     _log.info("stopping")
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     await asyncio.wait({serving}, timeout=process.END_SECONDS)
     if not serving.done():
         _log.warning("requests in flight were cut off", after_seconds=process.END_SECONDS)
         serving.cancel()
-    with suppress(asyncio.CancelledError):
-        await serving
+        await asyncio.wait({serving})

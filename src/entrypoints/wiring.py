@@ -35,9 +35,7 @@ class Ports(Provider):
 
     scope = Scope.APP
 
-    def __init__(
-        self, store: AbstractAsyncContextManager[Store], broker: AbstractAsyncContextManager[Broker]
-    ) -> None:
+    def __init__(self, store: AbstractAsyncContextManager[Store], broker: AbstractAsyncContextManager[Broker]) -> None:
         super().__init__()
         self._store = store
         self._broker = broker

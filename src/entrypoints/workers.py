@@ -8,26 +8,25 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import structlog
 
 from entrypoints.config import Config, as_environment
+from entrypoints.process import END_SECONDS
 
 RESTART_SECONDS = 1.0
 _log = structlog.get_logger("workers")
 
 
-@asynccontextmanager
-async def working(config: Config, listener: socket.socket) -> AsyncIterator[None]:
-    """Keep ``config.workers - 1`` further processes serving ``listener`` while the block runs.
+async def keep_workers(config: Config, listener: socket.socket, stop: asyncio.Event) -> None:
+    """Keep ``config.workers - 1`` further processes serving ``listener`` until ``stop``, then wait for them to end.
 
     One that dies is started again after ``RESTART_SECONDS``, however often.
     """
     keepers = [asyncio.create_task(_keep(config, listener.fileno())) for _ in range(config.workers - 1)]
     try:
-        yield
+        await stop.wait()
     finally:
         for keeper in keepers:
             keeper.cancel()
@@ -48,18 +47,28 @@ def stop_with_parent(stop: Callable[[], object]) -> None:
 async def _keep(config: Config, listener: int) -> None:
     environment = {**os.environ, **as_environment(config), "INVENTORY_WORKERS": "1"}
     while True:
-        process = await asyncio.create_subprocess_exec(
+        worker = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "entrypoints.cli", "api", "--inherited-listener", str(listener)),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=(listener,),
             env=environment,
         )
         try:
-            code = await process.wait()
+            code = await worker.wait()
         except asyncio.CancelledError:
-            if process.stdin is not None:
-                process.stdin.close()
-            await process.wait()
+            await _end(worker)
             raise
-        _log.error("a worker died and is started again", pid=process.pid, code=code)
+        _log.error("a worker died and is started again", worker=worker.pid, code=code)
         await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _end(worker: asyncio.subprocess.Process) -> None:
+    if worker.stdin is not None:
+        worker.stdin.close()
+    try:
+        # Its requests in flight, its writer and its connections each have their time.
+        async with asyncio.timeout(END_SECONDS * 3):
+            await worker.wait()
+    except TimeoutError:
+        worker.kill()
+        await worker.wait()

@@ -5,6 +5,7 @@ replaced here, because it lets pass what two readers could understand differentl
 quotes, any content type.
 """
 
+import asyncio
 import json
 import re
 from functools import lru_cache
@@ -22,9 +23,10 @@ from core.errors import ValidationFailed
 from core.operations import StockOperation
 from core.writer import BATCH_OPERATIONS
 from entrypoints.api.headers import header
-from entrypoints.api.problems import UnsupportedMediaType
+from entrypoints.api.problems import UnsupportedMediaType, readable
 
 BODY_MAX = 64 * 1024
+BODY_SECONDS = 10
 DEPTH_MAX = 32
 
 T = TypeVar("T")
@@ -48,10 +50,13 @@ class StrictRequest(Request[Principal, Any, Any]):
         """Return the body's bytes.
 
         Raises:
-            ValidationFailed: the caller went away before the end.
+            ValidationFailed: it did not come to its end, or not in time.
         """
         try:
-            return await super().body()
+            async with asyncio.timeout(BODY_SECONDS):
+                return await super().body()
+        except TimeoutError:
+            raise ValidationFailed(f"The body did not come within {BODY_SECONDS} seconds.") from None
         except InternalServerException:
             raise ValidationFailed("The body ended before it was complete.") from None
 
@@ -89,7 +94,7 @@ def decode(body: bytes, declared: Any) -> Any:
     except RecursionError:
         detail = f"The body is nested more than {DEPTH_MAX} levels deep."
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at ")
+        message, _, where = readable(str(error)).partition(" - at ")
         detail = f"The body is not valid at {where}: {message}." if where else f"The body is not valid: {message}."
     except ValueError as error:
         detail = f"The body is not JSON: {error}."

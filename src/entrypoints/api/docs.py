@@ -92,7 +92,8 @@ class DocsPlugin(InitPlugin, ReceiveRoutePlugin):
             for handler in route.route_handlers:
                 if handler.resolve_include_in_schema():
                     handler.operation_class = _Documented
-                    handler.responses = {**_problems(handler), **(handler.responses or {})}
+                    named = bool(route.path_parameters)
+                    handler.responses = {**_problems(handler, named=named), **(handler.responses or {})}
 
 
 @get("/schema/assets/{name:str}", include_in_schema=False)
@@ -135,11 +136,12 @@ async def _no_other_pages(response: Response[Any]) -> Response[Any]:
     return response
 
 
-def _problems(handler: HTTPRouteHandler) -> dict[int, ResponseSpec]:
-    statuses = {400: "The request is not valid.", 404: "It does not exist.", 503: "Try again shortly."}
+def _problems(handler: HTTPRouteHandler, *, named: bool) -> dict[int, ResponseSpec]:
+    statuses = {400: "The request is not valid.", 503: "Try again shortly."}
     if handler.security:
         statuses |= {401: "No acceptable token.", 403: "The token's roles do not allow this."}
     if "data" in handler.parsed_fn_signature.parameters:
+        named = True
         statuses |= {
             409: "The state of the stock refuses it; `code` says why.",
             413: "The body is too large.",
@@ -148,6 +150,8 @@ def _problems(handler: HTTPRouteHandler) -> dict[int, ResponseSpec]:
         }
     if "PATCH" in handler.http_methods:
         statuses[412] = "If-Match does not name the current version."
+    if named:
+        statuses[404] = "Something named does not exist."
     return {
         status: ResponseSpec(Problem, description=text, media_type=MEDIA_TYPE, generate_examples=False)
         for status, text in statuses.items()
@@ -168,6 +172,9 @@ class _Documented(Operation):
             headers.append(_header("If-Match", "Only if this is still the version.", '"7"'))
         if self.operation_id in ("getWarehouse", "getInventoryItem"):
             headers.append(_header("If-None-Match", "304 if this is still the version.", '"7"'))
+        # A docstring's first sentence stands in the list, the rest with the details.
+        first, _, rest = (self.description or "").partition(". ")
+        self.summary, self.description = first.rstrip("."), rest or None
         self.parameters = [*(self.parameters or []), *headers]
 
 

@@ -4,6 +4,7 @@ A path that cannot name anything is 404; a query that cannot be meant is 400. Li
 unknown or come twice are checked here, because it would drop or pick one without a word.
 """
 
+from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -83,6 +84,7 @@ class _ExactQuery:
         await self._app(scope, receive, send)
 
 
+@lru_cache(1024)
 def _check(query: bytes, known: frozenset[str]) -> None:
     seen = set()
     for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):

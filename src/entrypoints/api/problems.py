@@ -1,6 +1,7 @@
 """Everything that can go wrong, in one shape: RFC 9457 problem documents with the members ``success``, ``code`` and
 ``correlationId``. This module holds the one table from error to HTTP status (rule R27)."""
 
+import re
 from math import ceil
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from core.errors import (
 from entrypoints.api.replies import Reply, ok
 
 MEDIA_TYPE = "application/problem+json"
+_REGEX = re.compile(r"matching regex '.*'")
 _log = structlog.get_logger("api")
 
 
@@ -179,12 +181,17 @@ def _understood(exc: Exception, scope: Scope) -> InventoryError:
 
 def _parameters_failed(faults: list[Any], scope: Scope) -> InventoryError:
     if any(fault.get("source") == "path" for fault in faults):
-        return NotFound("There is nothing with this id; ids look like inv_01GXYZ234DEF.")
+        return NotFound("An id in this path has a form that no id has, so it names nothing.")
     if any(fault.get("source") == "body" for fault in faults):
         return ValidationFailed("This needs a body: send a JSON object.")
     fields = scope["route_handler"].parsed_fn_signature.parameters
     names = [(fields[fault["key"]].kwarg_definition.name or fault["key"], fault["message"]) for fault in faults]
-    return ValidationFailed(" ".join(f"Query parameter {name}: {message}." for name, message in names))
+    return ValidationFailed(" ".join(f"Query parameter {name}: {readable(message)}." for name, message in names))
+
+
+def readable(message: str) -> str:
+    """Return a message of msgspec's without the regular expression, which explains nothing to most readers."""
+    return _REGEX.sub("of the form that /schema documents", message)
 
 
 def _kinds() -> list[type[InventoryError]]:

@@ -16,12 +16,8 @@ EXAMPLE_PRODUCT = "prod_01FXYZ789ABC"
 _PER_REQUEST = 50
 _SEATTLE, _PORTLAND, _DENVER = "wh_01HXYZ789GHI", "wh_01HXYZ890PQR", "wh_01HXYZ901STU"
 _WAREHOUSES = (
-    CreateWarehouse(
-        id=_SEATTLE, name="North Seattle Fulfillment Center", priority=1, lead_time_days=LeadTime(1, 2)
-    ),
-    CreateWarehouse(
-        id=_PORTLAND, name="South Portland Distribution Center", priority=2, lead_time_days=LeadTime(2, 3)
-    ),
+    CreateWarehouse(id=_SEATTLE, name="North Seattle Fulfillment Center", priority=1, lead_time_days=LeadTime(1, 2)),
+    CreateWarehouse(id=_PORTLAND, name="South Portland Distribution Center", priority=2, lead_time_days=LeadTime(2, 3)),
     CreateWarehouse(id=_DENVER, name="Denver Cross-Dock", priority=3, lead_time_days=LeadTime(3, 5)),
 )
 _MATERIALS = ("Oak", "Walnut", "Steel", "Copper", "Linen", "Wool", "Glass", "Cork", "Marble", "Bamboo")

@@ -1,0 +1,223 @@
+"""The ``inventory`` command. Every command imports what it needs when it runs, so that asking for help is quick.
+
+Exit codes: 0 done (Ctrl-C and SIGTERM too), 1 problems found, 2 usage or a setting, 3 a service is away.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from entrypoints.config import Config
+
+ROLES = ("product-service", "product-events", "inventory-operator", "inventory-admin", "inventory-service")
+_LATER = {"demo": "entrypoints.demo.command"}
+"""Commands that bring much with them: loaded when they are named, or listed in the help."""
+
+_SETTINGS = {
+    "host": "The address to serve HTTP on.",
+    "port": "The port to serve HTTP on; 0 takes a free one.",
+    "store": "The store's URL.",
+    "broker": "The broker's URL.",
+    "data_dir": "Where embedded mode keeps its files.",
+    "log_level": "debug, info, warning or error.",
+}
+
+
+class Commands(click.RichGroup):
+    """The commands below, and those of ``_LATER`` that are installed."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Name all commands."""
+        return sorted([*super().list_commands(context), *(name for name in _LATER if _installed(name))])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return a command, importing it where needed."""
+        if name in _LATER and _installed(name):
+            command: click.Command = import_module(_LATER[name]).command
+            return command
+        return super().get_command(context, name)
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that set settings; it gets the ``Config`` that follows as ``config``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def configured(config: str | None, **arguments: Any) -> None:
+            from entrypoints.config import load
+
+            settings = {name: arguments.pop(name) for name in names}
+            command(config=load(settings, toml_path=config), **arguments)
+
+        configured.__name__, configured.__doc__ = command.__name__, command.__doc__
+        configured.__dict__.update(command.__dict__)
+        decorated: Callable[..., None] = click.option("--config", metavar="FILE", help="A settings file.")(configured)
+        for name in reversed(names):
+            option = click.option(f"--{name.replace('_', '-')}", metavar="TEXT", help=_SETTINGS[name])
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="inventory-service", prog_name="inventory")
+def inventory() -> None:
+    """The canonical source of stock: never oversells, never loses an event, explains every unit.
+
+    Settings come from options, INVENTORY_* variables, inventory.toml, in this order; see `inventory config show`.
+    """
+
+
+@inventory.command()
+@with_settings(*_SETTINGS)
+def serve(config: "Config") -> None:
+    """Run everything in one process: HTTP, the outbox relay, and the store prepared first."""
+    from entrypoints.config import check_processes, with_secret
+
+    check_processes(config, "serve")
+    config = with_secret(config)
+    from entrypoints.serve import run
+
+    run(config, command="serve")
+
+
+@inventory.command()
+@click.option("--inherited-listener", type=int, hidden=True)
+@with_settings(*_SETTINGS)
+def api(config: "Config", inherited_listener: int | None) -> None:
+    """Serve HTTP only; a consumer beside it relays the events."""
+    from entrypoints.config import check_processes, with_secret
+
+    check_processes(config, "api")
+    config = with_secret(config)
+    from entrypoints.serve import run
+
+    run(config, command="api", inherited=inherited_listener)
+
+
+@inventory.command()
+@with_settings("store", "broker", "data_dir", "log_level")
+def consumer(config: "Config") -> None:
+    """Relay events from the outbox to the broker; no HTTP."""
+    from entrypoints.config import check_processes
+
+    check_processes(config, "consumer")
+    from entrypoints.consumer import run
+
+    run(config)
+
+
+@inventory.command()
+@with_settings("store", "broker", "data_dir")
+def migrate(config: "Config") -> None:
+    """Bring the store's tables up to date and declare the broker's exchanges and queues. Doing it twice is harmless."""
+    import asyncio
+
+    from adapters.registry import connect
+
+    async def both() -> None:
+        async with connect("store", config.store) as store:
+            ran = await store.migrate()
+        click.echo(f"store: {', '.join(ran)} applied" if ran else "store: up to date")
+        if config.broker.startswith("memory:"):
+            click.echo("broker: nothing to declare in memory")
+            return
+        async with connect("broker", config.broker) as broker:
+            await broker.declare()
+        click.echo("broker: exchanges and queues are declared")
+
+    asyncio.run(both())
+
+
+@inventory.command()
+@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, required=True, help="May be repeated.")
+@click.option("--subject", default="inventory-cli", show_default=True, help="Whom the token speaks for.")
+@click.option("--lifetime", type=click.IntRange(min=1), help="Seconds; as long as accepted when left out.")
+@with_settings("store", "broker", "data_dir")
+def token(config: "Config", roles: Sequence[str], subject: str, lifetime: int | None) -> None:
+    """Print a token for calling the service."""
+    from entrypoints.config import SettingError, with_secret
+
+    config = with_secret(config)
+    from adapters.tokens import mint, split_secrets
+
+    if not config.auth_secret:
+        raise SettingError(
+            "Tokens are signed with INVENTORY_AUTH_SECRET, which is not set; INVENTORY_AUTH_JWKS only verifies."
+        )
+    if lifetime is not None and lifetime > config.auth_lifetime_max:
+        raise SettingError(
+            f"--lifetime {lifetime} is more than the service accepts: INVENTORY_AUTH_LIFETIME_MAX is "
+            f"{config.auth_lifetime_max} seconds."
+        )
+    click.echo(
+        mint(
+            split_secrets(config.auth_secret)[0],
+            issuer=config.auth_issuer[0],
+            audience=config.auth_audience,
+            subject=subject,
+            roles=roles,
+            lifetime=lifetime or config.auth_lifetime_max,
+        )
+    )
+
+
+@inventory.group()
+def config() -> None:
+    """Look at the settings."""
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings(*_SETTINGS)
+def show(config: "Config", *, as_json: bool) -> None:
+    """Show every setting, its value, and where it comes from; secrets are masked."""
+    if as_json:
+        import msgspec
+
+        shown = {line.name: line._asdict() for line in config.show()}
+        click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "value", "from", "meaning")
+    for line in config.show():
+        table.add_row(*line)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def main() -> None:
+    """Run the command; what a user can put right is one sentence, never a traceback."""
+    try:
+        inventory(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except Exception as error:
+        from core.errors import InventoryError, Unavailable, ValidationFailed
+
+        codes: tuple[tuple[type[Exception], int], ...] = (
+            (ValidationFailed, 2),
+            (OSError, 2),
+            (Unavailable, 3),
+            (InventoryError, 1),
+        )
+        for kind, code in codes:
+            if isinstance(error, kind):
+                click.echo(f"inventory: {error}", err=True)
+                sys.exit(code)
+        raise
+
+
+def _installed(name: str) -> bool:
+    package, _, _ = _LATER[name].rpartition(".")
+    return find_spec(package) is not None and find_spec(_LATER[name]) is not None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""``inventory demo``: start, load the samples, say what to try, and show events as they go out."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import rich_click as click
+from dishka import AsyncContainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from adapters.tokens import mint, split_secrets
+from core.events import EVENTS_EXCHANGE
+from core.writer import Writer
+from entrypoints import process, serve
+from entrypoints.config import Config, load, with_secret
+from entrypoints.demo import samples
+from ports.broker import Broker, Message
+from ports.store import ItemFilter, Store
+
+TOKEN_SECONDS = 86_400
+PORTS_TRIED = 50
+_ROLES = ("product-service", "inventory-operator")
+_out = Console(soft_wrap=True, highlight=False)
+
+
+@click.command("demo")
+@click.option("--host", help="The address to serve on.")
+@click.option("--port", type=int, help="The port to serve on; the next free one when it is taken.")
+@click.option("--data-dir", help="Where the demo keeps its data.")
+@click.option("--log-level", default="error", show_default=True, help="From where on a log line is written.")
+@click.option("--reset", is_flag=True, help="Throw the demo's data away and start over.")
+def command(host: str | None, port: int | None, data_dir: str | None, log_level: str, reset: bool) -> None:
+    """Run the whole service here, with sample stock. Needs nothing installed, keeps its data, ends with Ctrl-C."""
+    arguments = {"host": host, "port": port, "data_dir": data_dir, "log_level": log_level}
+    home = Path(load(arguments).data_dir)
+    arguments |= {"store": f"sqlite:///{home}/demo.db", "broker": "memory://", "workers": 1}
+    config = with_secret(load({**arguments, "auth_lifetime_max": TOKEN_SECONDS}))
+    if reset:
+        for file in home.glob("demo.db*"):
+            file.unlink()
+    stage = _Stage(config, home)
+    serve.run(config, command="demo", ports_tried=PORTS_TRIED, prepare=stage.prepare, opened=stage.open)
+    _out.print("\nStopped. The data is kept; [bold]--reset[/] starts over.")
+
+
+class _Stage:
+    """What the demo puts around the service: samples before the doors open, a card when they do, events after."""
+
+    def __init__(self, config: Config, home: Path) -> None:
+        self._config = config
+        self._home = home
+        self._item_id = ""
+
+    async def prepare(self, container: AsyncContainer, ends: AsyncExitStack) -> None:
+        """Load the samples once, and watch the events from now on."""
+        broker, store = await container.get(Broker), await container.get(Store)
+        await broker.declare()
+        messages = await ends.enter_async_context(broker.listen(EVENTS_EXCHANGE, "#"))
+        if not await store.warehouses():
+            await self._load(await container.get(Writer))
+        page = await store.items(ItemFilter(product_id=samples.EXAMPLE_PRODUCT), cursor=None, limit=1)
+        self._item_id = page.rows[0].id if page.rows else "inv_…"
+        await ends.enter_async_context(process.background(_show(messages, since=datetime.now(UTC))))
+
+    async def _load(self, writer: Writer) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=_out) as progress:
+            task = progress.add_task("Loading sample products", total=samples.PRODUCTS)
+            await samples.load(writer, lambda done: progress.advance(task, done))
+
+    def open(self, url: str) -> None:
+        """Say where everything is and what to try."""
+        query, manage = (self._header_file(role) for role in _ROLES)
+        if self._config.port and not url.endswith(f":{self._config.port}"):
+            _out.print(f"[yellow]Port {self._config.port} is taken; the next free one is used.[/]")
+        stock = f"{url}/inventory-items"
+        line = f'{{"inventoryItemId":"{self._item_id}","quantity":2}}'
+        receipt = f'{{"type":"RECEIVE","inventoryItemId":"{self._item_id}","quantity":25,"referenceNumber":"PO-12345"}}'
+        post = f'curl -s -H @{manage} -H "Content-Type: application/json"'
+        _out.print(f"\n[bold green]The Inventory Service is at {url}[/]   (API page: {url}/schema)")
+        _out.print(f"Its data is in {(self._home / 'demo.db').resolve()}. Ctrl-C stops it.\n", markup=False)
+        for title, command in (
+            (
+                "How much of a product is there, and where?",
+                f"curl -s -H @{query} {stock}/by-product/{samples.EXAMPLE_PRODUCT}",
+            ),
+            ("Can I have ten?", f'curl -s -H @{query} "{stock}/{self._item_id}/availability?quantity=10"'),
+            ("Receive 25 units:", f"{post} -d '{receipt}' {url}/stock-operations"),
+            (
+                "Reserve two for an order:",
+                f'{post} -d \'{{"lines":[{line}],"referenceNumber":"SO-2"}}\' {url}/reservations',
+            ),
+        ):
+            _out.print(f"[dim]# {title}[/]")
+            _out.print(f"{command}\n", markup=False)
+        _out.print("[dim]Events appear below as they are published.[/]")
+
+    def _header_file(self, role: str) -> Path:
+        """Write a fresh token where ``curl -H @file`` finds it: short lines to copy, no secret on the screen."""
+        secret = split_secrets(self._config.auth_secret)[0]
+        token = mint(
+            secret,
+            issuer=self._config.auth_issuer[0],
+            audience=self._config.auth_audience,
+            subject="demo",
+            roles=[role],
+            lifetime=TOKEN_SECONDS,
+        )
+        file = (self._home / f"{role}.header").resolve()
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as header:
+            header.write(f"Authorization: Bearer {token}\n")
+        return file
+
+
+async def _show(messages: AsyncIterator[Message], *, since: datetime) -> None:
+    """Print an event a line; those of the samples were before ``since``."""
+    async for message in messages:
+        event = msgspec.json.decode(message.body)
+        if datetime.fromisoformat(event["timestamp"]) >= since:
+            _out.print(f"[dim]{time.strftime('%H:%M:%S')}[/] [cyan]{message.type}[/] {_sentence(event)}")
+
+
+def _sentence(event: dict[str, dict[str, object]]) -> str:
+    payload = event["payload"]
+    where = f"{payload['sku']} in {payload['warehouseId']}"
+    if "changeAmount" in payload:
+        quantities = f"{payload['previousQuantity']} → {payload['newQuantity']} available"
+        return f"{where}: {quantities}, {payload['totalQuantityAvailable']} in all ({payload['transactionType']})"
+    return f"{where}: {payload['totalQuantityAvailable']} available in all"

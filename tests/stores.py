@@ -1,0 +1,103 @@
+"""Stores for tests: migrated, opened through everybody's door, and filled by the shortest way there is."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import asyncpg
+
+from adapters.registry import connect
+from adapters.sql.tables import metadata
+from core.book import Book, Cause
+from core.operations import CreateItem, CreateWarehouse, IdempotencyKey, Operation, Outcome, Request, Result
+from core.rules import decide
+from core.stock import Item
+from core.writer import Writer
+from ports.store import Store, StoredAnswer, Transaction, Wanted
+
+T = TypeVar("T")
+CAUSE = Cause("clerk", "corr-1")
+
+
+@asynccontextmanager
+async def migrated(url: str) -> AsyncIterator[Store]:
+    """Open a store and bring its schema up to date."""
+    async with connect("store", url) as store:
+        await store.migrate()
+        yield store
+
+
+async def empty(url: str) -> None:
+    """Empty every table of a PostgreSQL database; ten times faster than a new database."""
+    connection = await asyncpg.connect(url)
+    tables = ", ".join(table.name for table in metadata.sorted_tables)
+    await connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+    await connection.close()
+
+
+@asynccontextmanager
+async def batch(store: Store, *product_ids: str, **wanted: set[str]) -> AsyncIterator[tuple[Transaction, Book]]:
+    """Begin a transaction that has locked and loaded these products; it is up to the block to save."""
+    async with store.transaction() as transaction:
+        await transaction.lock(product_ids, wait=True)
+        yield transaction, await transaction.load(product_ids, Wanted(**wanted))
+
+
+async def carry_out(
+    store: Store, *operations: Operation, product: str = "prod_1", answers: Collection[StoredAnswer] = ()
+) -> list[Result]:
+    """Decide operations on one product, with everything of it loaded, and commit them."""
+    await store.add_products([product])
+    async with store.transaction() as transaction:
+        await transaction.lock([product], wait=True)
+        warehouses = {"wh_1", "wh_2", "wh_3"}
+        book = await transaction.load([product], Wanted(whole_products={product}, warehouse_ids=warehouses))
+        results = [decide(book, operation, CAUSE) for operation in operations]
+        assert await transaction.save(book, list(answers))
+    return results
+
+
+async def stocked(
+    store: Store, quantity: int = 10, *, sku: str = "WIDGET", product: str = "prod_1", warehouse: str = "wh_1"
+) -> Item:
+    """Return a new item with so much stock, in a warehouse that is made when it is missing."""
+    if warehouse not in {known.id for known in await store.warehouses()}:
+        await carry_out(store, CreateWarehouse(id=warehouse, name=f"House {warehouse}"), product=product)
+    operation = CreateItem(sku=sku, product_id=product, warehouse_id=warehouse, initial_quantity=quantity)
+    (item,) = await carry_out(store, operation, product=product)
+    assert isinstance(item, Item)
+    return item
+
+
+@asynccontextmanager
+async def at_work(store: Store) -> AsyncIterator[Writer]:
+    """Run a writer on a store."""
+    writer = Writer(store)
+    await writer.start()
+    try:
+        yield writer
+    finally:
+        await writer.stop()
+
+
+def key(name: str, fingerprint: bytes = b"the body") -> IdempotencyKey:
+    """Return one caller's key of this name."""
+    return IdempotencyKey("https://issuer", "shop", name, fingerprint)
+
+
+def request(*operations: Operation, key: IdempotencyKey | None = None) -> Request:
+    """Return the clerk's request for these operations."""
+    return Request(operations=operations, actor="clerk", correlation_id="corr-1", key=key)
+
+
+async def submit(
+    writer: Writer, *operations: Operation, key: IdempotencyKey | None = None, timeout: float = 30.0
+) -> list[Outcome]:
+    """Submit one request and return the outcomes of its operations."""
+    return await writer.submit(request(*operations, key=key), timeout=timeout)
+
+
+def only(values: Collection[T]) -> T:
+    """Return the one value there is."""
+    (value,) = values
+    return value
