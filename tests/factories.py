@@ -66,7 +66,7 @@ class ItemFactory(MsgspecFactory[Item]):
     reorder_threshold = 10
     target_stock_level = 50
     status = "ACTIVE"
-    metadata = Use(dict)
+    metadata = Use(dict[str, Any])
     version = 1
     created_at = NOW
     updated_at = NOW
@@ -106,7 +106,7 @@ def line_of(item: Item, quantity: int, *, fulfilled: int = 0) -> ReservationLine
 
 
 def book_of(*items: Item, warehouses: Iterable[Warehouse] = (), reservations: Iterable[Reservation] = ()) -> Book:
-    """Return a book that has loaded these, the items' products with true totals, and the warehouses ``wh_1``, ``wh_2``."""
+    """Return a book that has loaded these, the items' products with true totals, and warehouses ``wh_1``, ``wh_2``."""
     by_product: dict[str, list[Item]] = {"prod_1": []}
     for item in items:
         by_product.setdefault(item.product_id, []).append(item)

@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import asyncpg
+from sqlalchemy import select
 
 from adapters.registry import connect
-from adapters.sql.tables import metadata
+from adapters.sql import tables
+from adapters.sql.store import SqlStore
 from core.book import Book, Cause
 from core.operations import CreateItem, CreateWarehouse, IdempotencyKey, Operation, Outcome, Request, Result
 from core.rules import decide
@@ -30,8 +32,8 @@ async def migrated(url: str) -> AsyncIterator[Store]:
 async def empty(url: str) -> None:
     """Empty every table of a PostgreSQL database; ten times faster than a new database."""
     connection = await asyncpg.connect(url)
-    tables = ", ".join(table.name for table in metadata.sorted_tables)
-    await connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+    names = ", ".join(tables.metadata.tables)
+    await connection.execute(f"TRUNCATE {names} RESTART IDENTITY")
     await connection.close()
 
 
@@ -95,6 +97,15 @@ async def submit(
 ) -> list[Outcome]:
     """Submit one request and return the outcomes of its operations."""
     return await writer.submit(request(*operations, key=key), timeout=timeout)
+
+
+async def positions(store: Store) -> dict[tuple[str, int], int]:
+    """Return the published events' positions by product and sequence; the port does not read them yet."""
+    assert isinstance(store, SqlStore)
+    outbox = tables.outbox.c
+    statement = select(outbox.product_id, outbox.sequence, outbox.position).where(outbox.position.is_not(None))
+    async with store.database.reading() as connection:
+        return {(product, sequence): place for product, sequence, place in await connection.execute(statement)}
 
 
 def only(values: Collection[T]) -> T:

@@ -89,7 +89,8 @@ def test_a_receipt_is_told_as_in_the_specification() -> None:
     expected["payload"] |= {"totalQuantityAvailable": 75, "isLowStock": False, "isOutOfStock": False}
 
     assert expected == event
-    assert is_id(cause) and cause.startswith("tx_")
+    assert is_id(cause)
+    assert cause.startswith("tx_")
     assert 7 == UUID(event["eventId"]).version
 
 

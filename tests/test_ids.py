@@ -50,8 +50,8 @@ def test_a_ulid_carries_the_time_it_was_made() -> None:
 
 def test_a_ulid_spells_its_128_bits_in_full(monkeypatch: pytest.MonkeyPatch, fresh_sequence: None) -> None:
     """A known time and known random bytes give the ULID that the specification's alphabet spells for them."""
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_469_922_850_259 * 1_000_000)
-    monkeypatch.setattr(ids.os, "urandom", lambda count: bytes(range(1, count + 1)))
+    monkeypatch.setattr("core.ids.time.time_ns", lambda: 1_469_922_850_259 * 1_000_000)
+    monkeypatch.setattr("core.ids.os.urandom", lambda count: bytes(range(1, count + 1)))
     value = 1_469_922_850_259 << 80 | int.from_bytes(bytes(range(1, 11)), "big")
     expected = "".join(CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
 
@@ -68,9 +68,9 @@ def test_ids_rise_within_one_millisecond() -> None:
 
 def test_ids_rise_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch, fresh_sequence: None) -> None:
     """A clock that is set back does not put new ids before old ones."""
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 2_000_000_000_000_000_000)
+    monkeypatch.setattr("core.ids.time.time_ns", lambda: 2_000_000_000_000_000_000)
     before = ids.new_id("tx")
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_000_000_000_000_000_000)
+    monkeypatch.setattr("core.ids.time.time_ns", lambda: 1_000_000_000_000_000_000)
 
     assert before < ids.new_id("tx")
 
@@ -101,7 +101,7 @@ def test_an_event_id_carries_the_time_it_was_made() -> None:
 
 def test_event_ids_differ_within_one_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
     """74 random bits keep event ids apart where the time does not."""
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_800_000_000_000_000_000)
+    monkeypatch.setattr("core.ids.time.time_ns", lambda: 1_800_000_000_000_000_000)
 
     assert 10_000 == len({ids.new_event_id() for _ in range(10_000)})
 

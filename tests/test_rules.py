@@ -477,6 +477,7 @@ def test_a_release_gives_back_what_was_held() -> None:
     row = book.ledger[-1]
 
     assert ("RELEASED", None, held.lines) == (ended.status, ended.expires_at, ended.lines)
+    assert ended == book.reservations[held.id]
     assert (30, 0, 30, 0) == levels(book.items[item.id])
     assert ("RELEASE", -4, held.id, "Cancelled", "ORDER", "SO-9") == (
         row.type,

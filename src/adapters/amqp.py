@@ -27,7 +27,6 @@ from core.events import SOURCE
 
 CONNECT_SECONDS = 5.0
 ATTEMPT_SECONDS = 1.0
-CHANNEL_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 BACKOFF_SECONDS = 0.2
 BACKOFF_SECONDS_MAX = 5.0
@@ -95,17 +94,17 @@ class Connection(aio_pika.Connection):
         async with conversation(what, seconds=seconds), self.channel(publisher_confirms=False) as channel:
             yield channel
 
-    async def publisher(self) -> Channel:
+    async def publisher(self, *, seconds: float) -> Channel:
         """Return the channel to publish on. A retired one has ended before: its messages arrived by now or never will.
 
         Raises:
-            Unavailable: there is an alarm, or no answer.
+            Unavailable: there is an alarm, or no answer, which ends the connection.
         """
         await self.settle()
         if await self.blocked():
             raise Unavailable(ALARM)
         if self._publisher is None or self._publisher.is_closed:
-            async with conversation("There is no channel to publish on", seconds=CHANNEL_SECONDS):
+            async with self._decisive("There is no channel to publish on", seconds=seconds):
                 channel = await self._amqp.channel(publisher_confirms=True, on_return_raises=True)
                 self._publisher = cast("Channel", channel)
         return self._publisher
@@ -125,11 +124,19 @@ class Connection(aio_pika.Connection):
         unblocked = asyncio.ensure_future(self._amqp.ready())
         await asyncio.wait({unblocked, self._amqp.closing}, return_when=asyncio.FIRST_COMPLETED)
         unblocked.cancel()
-        try:
-            async with conversation("The channel did not close", seconds=CLOSE_SECONDS):
+        with suppress(Unavailable):
+            async with self._decisive("The channel did not close", seconds=CLOSE_SECONDS):
                 await channel.close()
+
+    @asynccontextmanager
+    async def _decisive(self, what: str, *, seconds: float) -> AsyncIterator[None]:
+        """A conversation on which the connection depends: if it fails, it is cut, and a new one made."""
+        try:
+            async with conversation(what, seconds=seconds):
+                yield
         except Unavailable:
             self._dialer.cut()
+            raise
 
 
 class Upkeep:

@@ -79,7 +79,7 @@ class RabbitBroker:
             raise ValueError("Two messages of one publish have the same id; the broker's answers are told apart by it.")
         async with self._turn:
             connection = await self.publishing.connection()
-            channel = await connection.publisher()
+            channel = await connection.publisher(seconds=self._publish_seconds)
             confirmations: list[asyncio.Future[Any]] = []
             delivery = asyncio.create_task(_deliver(channel, messages, confirmations))
             try:

@@ -26,7 +26,14 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _SECRET_NAME = re.compile(r"authorization|password|secret|cookie|^token$", re.IGNORECASE)
 _FIRST = ("timestamp", "level", "logger", "event", "correlation_id", "request_id")
-_CHATTY = ("aio_pika", "aiormq", "aiosqlite", "alembic", "asyncio", "sqlalchemy")
+_CHATTY = {
+    "aio_pika": logging.CRITICAL,  # an outage is one line of our adapter's, not one for every attempt to connect
+    "aiormq": logging.CRITICAL,
+    "aiosqlite": logging.WARNING,
+    "alembic": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+}
 
 
 class _Stream(Protocol):
@@ -85,8 +92,8 @@ def configure_logging(level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=number, force=True)
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    for name, least in _CHATTY.items():
+        logging.getLogger(name).setLevel(max(number, least))
 
 
 def _masked(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:

@@ -283,7 +283,7 @@ class _Refusal(Struct):
 
 
 class _Told(Struct, omit_defaults=True):
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw(b"")  # msgspec refuses to decode "Raw or None"
     refusal: _Refusal | None = None
 
 
@@ -310,6 +310,6 @@ class Answer:
         return [
             KINDS[told.refusal.kind](told.refusal.detail, **told.refusal.extra)
             if told.refusal is not None
-            else msgspec.json.decode(told.result or b"", type=_RESULTS.get(type(operation), StockChange))
+            else msgspec.json.decode(told.result, type=_RESULTS.get(type(operation), StockChange))
             for told, operation in zip(cls._HEAD.decode(stored), operations, strict=True)
         ]

@@ -5,8 +5,6 @@ Exit codes: 0 done (Ctrl-C and SIGTERM too), 1 problems found, 2 usage or a sett
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from entrypoints.config import Config
 
 ROLES = ("product-service", "product-events", "inventory-operator", "inventory-admin", "inventory-service")
-_LATER = {"demo": "entrypoints.demo.command"}
-"""Commands that bring much with them: loaded when they are named, or listed in the help."""
 
 _SETTINGS = {
     "host": "The address to serve HTTP on.",
@@ -26,21 +22,6 @@ _SETTINGS = {
     "data_dir": "Where embedded mode keeps its files.",
     "log_level": "debug, info, warning or error.",
 }
-
-
-class Commands(click.RichGroup):
-    """The commands below, and those of ``_LATER`` that are installed."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        """Name all commands."""
-        return sorted([*super().list_commands(context), *(name for name in _LATER if _installed(name))])
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Return a command, importing it where needed."""
-        if name in _LATER and _installed(name):
-            command: click.Command = import_module(_LATER[name]).command
-            return command
-        return super().get_command(context, name)
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -64,13 +45,22 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-@click.group(cls=Commands)
+@click.group()
 @click.version_option(package_name="inventory-service", prog_name="inventory")
 def inventory() -> None:
     """The canonical source of stock: never oversells, never loses an event, explains every unit.
 
     Settings come from options, INVENTORY_* variables, inventory.toml, in this order; see `inventory config show`.
     """
+
+
+@inventory.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: Sequence[str]) -> None:
+    """Run the whole service here, with sample stock: nothing to install, nothing to set."""
+    from entrypoints.demo.command import command
+
+    command.main(arguments, prog_name="inventory demo", standalone_mode=False)
 
 
 @inventory.command()
@@ -119,6 +109,9 @@ def migrate(config: "Config") -> None:
     import asyncio
 
     from adapters.registry import connect
+    from adapters.telemetry import configure_logging
+
+    configure_logging("error")
 
     async def both() -> None:
         async with connect("store", config.store) as store:
@@ -212,11 +205,6 @@ def main() -> None:
                 click.echo(f"inventory: {error}", err=True)
                 sys.exit(code)
         raise
-
-
-def _installed(name: str) -> bool:
-    package, _, _ = _LATER[name].rpartition(".")
-    return find_spec(package) is not None and find_spec(_LATER[name]) is not None
 
 
 if __name__ == "__main__":

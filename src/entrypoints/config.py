@@ -167,9 +167,13 @@ def check_processes(config: Config, command: str) -> None:
     else:
         return
     if config.broker.startswith("memory:"):
-        raise SettingError(f"{several} and a memory:// broker lives in one: set INVENTORY_BROKER, or {instead}.")
+        raise SettingError(
+            f"{several}, and a memory:// broker lives in one: set INVENTORY_BROKER to amqp://…, or {instead}."
+        )
     if config.store.rstrip("/").removesuffix(":memory:").rstrip("/") == "sqlite:":
-        raise SettingError(f"{several} and this SQLite database lives in one: set INVENTORY_STORE, or {instead}.")
+        raise SettingError(
+            f"{several}, and a SQLite database in memory lives in one: set INVENTORY_STORE, or {instead}."
+        )
 
 
 def with_secret(config: Config) -> Config:

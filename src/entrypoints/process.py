@@ -1,6 +1,7 @@
 """What every process does alike: say who it is, run until it is told to stop, keep trying, end in time."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,9 @@ def announce(config: Config, command: str, **facts: object) -> None:
 
 def ready(**facts: object) -> None:
     """Write the line that says that the process does its work from now on."""
+    # What is loaded by now stays: without it, each full collection takes a few milliseconds instead of fifty.
+    gc.collect()
+    gc.freeze()
     _log.info("ready", **facts, milliseconds=round((time.time() - _started_at()) * 1000))
 
 

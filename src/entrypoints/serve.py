@@ -47,22 +47,25 @@ def run(
     prepare: Callable[[AsyncContainer, AsyncExitStack], Awaitable[None]] | None = None,
     opened: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve HTTP until told to stop; all but ``api`` prepare the store, relay events and keep house besides.
+    """Serve HTTP until told to stop; any ``command`` but ``api`` migrates, relays events and keeps house besides.
 
-    Neither the store nor the broker needs to be there: what is prepared is tried until it works, and readiness tells.
+    Neither the store nor the broker needs to be there: what has to be prepared is tried until it works, and readiness
+    tells.
 
     Args:
         inherited: the file descriptor of a socket to serve on, in a further worker (see ``workers``).
         ports_tried: how many ports to try, from the configured one on.
-        prepare: what to do when everything runs but HTTP; what it enters into the stack ends with the service.
-        opened: what to do with the service's URL once it answers.
+        prepare: called with the writer running and before anybody is served; what it enters on the stack ends after
+            the last request.
+        opened: called with the service's URL once it is served.
 
     Raises:
         SettingError: the address cannot be had.
         ValidationFailed: a URL or key is unfit.
     """
     listener = listen(config, attempts=ports_tried) if inherited is None else socket.socket(fileno=inherited)
-    process.announce(config, command, url=url_of(listener))
+    url = url_of(listener)
+    process.announce(config, command, url=url)
     container = make_container(config)
 
     async def main(stop: asyncio.Event) -> None:
@@ -70,15 +73,28 @@ def run(
             stop_with_parent(stop.set)
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
-            await container.get(Verifier)
-            await _start(container, command, ends)
+            await container.get(Verifier)  # now, so that an unfit key is told before anybody is served
+            if command != "api":
+                await _migrate(await container.get(Store), ends)
+            writer = await container.get(Writer)
+            await writer.start()
+            ends.push_async_callback(process.in_time, writer.stop)
             if prepare is not None:
                 await prepare(container, ends)
+            if command != "api":
+                await ends.enter_async_context(relaying(container, declare=True))
+            server = HttpServer(create_app(container), listener)
             await asyncio.gather(
-                _serve_http(create_app(container), listener, stop, opened), keep_workers(config, listener, stop)
+                server.serve_until(stop, lambda: _opened(url, opened)), keep_workers(config, listener, stop)
             )
 
     process.run(main)
+
+
+def _opened(url: str, then: Callable[[str], None] | None) -> None:
+    process.ready(url=url)
+    if then is not None:
+        then(url)
 
 
 def listen(config: Config, *, attempts: int = 1) -> socket.socket:
@@ -116,19 +132,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _start(container: AsyncContainer, command: str, ends: AsyncExitStack) -> None:
-    if command != "api":
-        store = await container.get(Store)
-        try:
-            await store.migrate()
-        except Unavailable:
-            migrating = process.until_done(store.migrate, "migrating the store")
-            await ends.enter_async_context(process.background(migrating))
-    writer = await container.get(Writer)
-    await writer.start()
-    ends.push_async_callback(process.in_time, writer.stop)
-    if command != "api":
-        await ends.enter_async_context(relaying(container, declare=True))
+async def _migrate(store: Store, ends: AsyncExitStack) -> None:
+    try:
+        await store.migrate()
+    except Unavailable:
+        await ends.enter_async_context(process.background(process.until_done(store.migrate, "migrating the store")))
 
 
 class HttpServer(Server):
@@ -159,26 +167,25 @@ class HttpServer(Server):
         is_unix = False
         self._shd = SocketHolder(os.dup(self._listener.fileno()), is_unix, BACKLOG)  # type: ignore[assignment,call-arg]
 
+    async def serve_until(self, stop: asyncio.Event, opened: Callable[[], None]) -> None:
+        """Serve, call ``opened``, wait for ``stop``, and let requests in flight finish, for ``END_SECONDS`` at most.
 
-async def _serve_http(
-    app: Any, listener: socket.socket, stop: asyncio.Event, opened: Callable[[str], None] | None
-) -> None:
-    """Serve until ``stop``, then let requests in flight finish, for ``END_SECONDS`` at most."""
-    server = HttpServer(app, listener)
-    serving = asyncio.create_task(server.serve())
-    serving.add_done_callback(lambda _: stop.set())
-    while not (stop.is_set() or listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
-        await asyncio.sleep(0.002)  # granian does not say when it listens; the kernel does
-    process.ready(url=url_of(listener))
-    if opened is not None:
-        opened(url_of(listener))
-    await stop.wait()
-    if serving.done():
-        raise InventoryError("The HTTP server ended by itself; the log says why.")
-    _log.info("stopping")
-    server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait({serving}, timeout=process.END_SECONDS)
-    if not serving.done():
-        _log.warning("requests in flight were cut off", after_seconds=process.END_SECONDS)
-        serving.cancel()
-        await asyncio.wait({serving})
+        Raises:
+            InventoryError: the server ended by itself. ``stop`` is set then.
+        """
+        serving = asyncio.create_task(self.serve())
+        serving.add_done_callback(lambda _: stop.set())
+        while not (stop.is_set() or self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+            await asyncio.sleep(0.002)  # granian does not say when it listens; the kernel does
+        if not stop.is_set():
+            opened()
+        await stop.wait()
+        if serving.done():
+            raise InventoryError("The HTTP server ended by itself; the log says why.")
+        _log.info("stopping")
+        self.stop()  # type: ignore[no-untyped-call]
+        await asyncio.wait({serving}, timeout=process.END_SECONDS)
+        if not serving.done():
+            _log.warning("requests in flight were cut off", after_seconds=process.END_SECONDS)
+            serving.cancel()
+            await asyncio.wait({serving})

@@ -5,14 +5,16 @@
 
 import asyncio
 import fcntl
+import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
-from sqlalchemy import ColumnElement, StaticPool, Table, bindparam, event, func, select
+from sqlalchemy import ColumnElement, Table, bindparam, event, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -40,8 +42,13 @@ class SqliteDatabase:
         in_memory = not path or path == ":memory:"
         self._turns = None if in_memory else _Turns(Path(str(path)))
         self._lock = asyncio.Lock()
-        self._engine = _engine(url, StaticPool if in_memory else None, size=1, begin="BEGIN IMMEDIATE")
-        self._readers = None if in_memory else _engine(url, None, size=4, begin="BEGIN")
+        self._keeper: sqlite3.Connection | None = None
+        if in_memory:
+            # A caller that is cancelled takes its connection with it; this one keeps the database alive.
+            url = URL.create("sqlite", database=f"file:/{secrets.token_hex(8)}", query={"vfs": "memdb", "uri": "true"})
+            self._keeper = sqlite3.connect(f"{url.database}?vfs=memdb", uri=True)
+        self._engine = _engine(url, size=1, begin="BEGIN IMMEDIATE")
+        self._readers = None if in_memory else _engine(url, size=4, begin="BEGIN")
         self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
         self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
         self._listeners: set[asyncio.Event] = set()
@@ -157,6 +164,10 @@ class SqliteDatabase:
         await self._engine.dispose()
         if self._readers is not None:
             await self._readers.dispose()
+        if self._turns is not None:
+            self._turns.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
 
 class _Turns:
@@ -167,26 +178,37 @@ class _Turns:
     """
 
     def __init__(self, database: Path) -> None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        self._door = database.with_name(f"{database.name}-door").open("a")
-        self._room = database.with_name(f"{database.name}-room").open("a")
+        self._database = database
+        self._files: tuple[TextIO, TextIO] | None = None
+        with suppress(OSError):  # a path that cannot be had is told when it is used
+            database.parent.mkdir(parents=True, exist_ok=True)
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
         """Hold the turn for the length of the block."""
+        door, room = self._files = self._files or (self._open("door"), self._open("room"))
         try:
             async with asyncio.timeout(_WAIT_SECONDS):
-                await _flock(self._door)
+                await _flock(door)
                 try:
-                    await _flock(self._room)
+                    await _flock(room)
                 finally:
-                    fcntl.flock(self._door, fcntl.LOCK_UN)
+                    fcntl.flock(door, fcntl.LOCK_UN)
         except TimeoutError:
             raise Unavailable("The database is busy in another process; nothing was done. Try again.") from None
         try:
             yield
         finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
+            fcntl.flock(room, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the lock files."""
+        for file in self._files or ():
+            file.close()
+        self._files = None
+
+    def _open(self, part: str) -> TextIO:
+        return self._database.with_name(f"{self._database.name}-{part}").open("a")
 
 
 async def _flock(file: Any) -> None:
@@ -204,9 +226,9 @@ async def _rings(rung: asyncio.Event) -> AsyncIterator[None]:
         yield
 
 
-def _engine(url: URL, pool: type[StaticPool] | None, *, size: int, begin: str) -> AsyncEngine:
-    options: dict[str, Any] = {"poolclass": pool} if pool else {"pool_size": size, "max_overflow": 0, "pool_timeout": 3}
-    engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"), **options)
+def _engine(url: URL, *, size: int, begin: str) -> AsyncEngine:
+    url = url.set(drivername="sqlite+aiosqlite")
+    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=3)
 
     def connect(connection: Any, _: object) -> None:
         # The driver's own BEGIN comes too late and is never IMMEDIATE: switch it off and send ours.

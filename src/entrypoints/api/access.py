@@ -74,7 +74,7 @@ class AccessPlugin(InitPlugin, ReceiveRoutePlugin):
         anybody = frozenset[str]().union(*(handler.opt["roles"] for handler in handlers))
         for handler in route.route_handlers:
             if handler not in handlers:  # OPTIONS, for whoever may use the path at all
-                roles = PUBLIC if PUBLIC <= anybody else anybody
+                roles = PUBLIC if anybody >= PUBLIC else anybody
                 handler.opt = {**handler.opt, "roles": roles, "allow": ", ".join(sorted(route.methods)).encode()}
 
 
@@ -100,7 +100,7 @@ class _Gate:
             principal = scope["user"] = _principal(scope, verifier)
             if roles.isdisjoint(principal.roles):
                 raise Forbidden(f"This needs one of the roles: {', '.join(sorted(roles))}.")
-        if scope["method"] == "OPTIONS" and "allow" in opt:
+        if scope.get("method") == "OPTIONS" and "allow" in opt:
             # Litestar's own answer forgets methods that were added to the path later.
             await Reply(b"", status=204, headers=[(b"allow", opt["allow"])])(scope, receive, send)
         else:

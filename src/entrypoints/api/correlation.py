@@ -30,6 +30,7 @@ class Correlation:
     """
 
     def __init__(self, app: ASGIApp, **state: Any) -> None:
+        """Wrap ``app`` and give every request ``state``."""
         self._app = app
         self._state = state
 

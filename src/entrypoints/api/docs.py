@@ -54,13 +54,16 @@ _TAGS = {
 }
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 # Whatever the vendored page might try, the browser asks nobody but us.
-_POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
 
 
 class DocsPlugin(InitPlugin, ReceiveRoutePlugin):
     """Serves the OpenAPI document and its page under ``/schema``."""
 
     def __init__(self, version: str) -> None:
+        """Document this ``version`` of the service."""
         self._version = version
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:

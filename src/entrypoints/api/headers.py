@@ -3,7 +3,7 @@
 import re
 from hashlib import sha256
 
-from litestar.types import Scope
+from litestar.types import HTTPScope, Scope
 
 from adapters.tokens import Principal
 from core.errors import ValidationFailed
@@ -55,7 +55,7 @@ def knows(scope: Scope, version: int) -> bool:
     return text.strip() == "*" or str(version) in _TAG.findall(text)
 
 
-def idempotency_key(scope: Scope, principal: Principal, body: bytes) -> IdempotencyKey | None:
+def idempotency_key(scope: HTTPScope, principal: Principal, body: bytes) -> IdempotencyKey | None:
     """Return the caller's name for this request, None where it gave none. The fingerprint is rule R4's.
 
     Raises:

@@ -7,7 +7,7 @@ stock is sold correctly and events wait, so that is ``degraded`` and still 200.
 import asyncio
 from collections.abc import Awaitable
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from dishka.integrations.litestar import DishkaRouter, FromDishka
@@ -52,7 +52,9 @@ class HealthPlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the routes."""
         app_config.state["health"] = Checks()
-        app_config.route_handlers.append(DishkaRouter("/health", route_handlers=[live, ready, summary], tags=["Service"]))
+        app_config.route_handlers.append(
+            DishkaRouter("/health", route_handlers=[live, ready, summary], tags=["Service"])
+        )
         return app_config
 
 
@@ -83,22 +85,24 @@ async def live() -> Reply:
 
 
 @get("/ready", operation_id="ready", responses=answers(Health, name="HealthSuccess"))
-async def ready(request: Request[None, None, None], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
+async def ready(request: Request[Any, Any, Any], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
     """Tell whether requests can be answered: 503 without the store or with migrations pending, else 200."""
     return await _answer(request, store, broker)
 
 
 @get("", operation_id="health", responses=answers(Health, name="HealthSuccess"))
-async def summary(request: Request[None, None, None], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
+async def summary(request: Request[Any, Any, Any], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
     """The same as `/health/ready`."""
     return await _answer(request, store, broker)
 
 
-async def _answer(request: Request[None, None, None], store: Store, broker: Broker) -> Reply:
+async def _answer(request: Request[Any, Any, Any], store: Store, broker: Broker) -> Reply:
     checks: Checks = request.app.state["health"]
     seen = await checks.dependencies(store, broker)
-    if seen.store != "ok":
-        raise Unavailable("The store is away or not migrated; run inventory doctor.", dependencies=seen)
+    if seen.store == "unavailable":
+        raise Unavailable("The store is away; requests that need it are refused until it is back.", dependencies=seen)
+    if seen.store == "pending_migrations":
+        raise Unavailable("The store lacks migrations; run inventory migrate.", dependencies=seen)
     return ok(Health("ok" if seen.broker == "ok" else "degraded", seen))
 
 

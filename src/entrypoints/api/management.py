@@ -109,6 +109,7 @@ async def create_item(request: AnyRequest, data: Strict[CreateItem], writer: Fro
 @get(operation_id="listInventoryItems", responses=answers(Item, name="InventoryItemList", listed=True))
 async def list_items(
     store: FromDishka[Store],
+    *,
     product_id: ProductFilter = None,
     sku: SkuFilter = None,
     warehouse_id: WarehouseFilter = None,
@@ -132,9 +133,7 @@ async def get_item(request: AnyRequest, item_id: Id, store: FromDishka[Store]) -
 
 
 @patch("/{id:str}", operation_id="updateInventoryItem", responses=answers(Item, name="InventoryItemSuccess"))
-async def update_item(
-    request: AnyRequest, item_id: Id, data: Strict[ItemPatch], writer: FromDishka[Writer]
-) -> Reply:
+async def update_item(request: AnyRequest, item_id: Id, data: Strict[ItemPatch], writer: FromDishka[Writer]) -> Reply:
     """Edit an inventory item; what is left out stays. With If-Match, only the version named."""
     change = UpdateItem(inventory_item_id=item_id, patch=data, if_match=if_match(request.scope))
     item: Item = await perform(request, writer, change)

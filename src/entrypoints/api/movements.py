@@ -62,9 +62,7 @@ class MovementsPlugin(InitPlugin):
     responses=answers(StockChange, name="StockChangeSuccess", status=201)
     | answers(BatchResults, name="BatchSuccess", status=200),
 )
-async def change_stock(
-    request: AnyRequest, data: Strict[StockOperation | Batch], writer: FromDishka[Writer]
-) -> Reply:
+async def change_stock(request: AnyRequest, data: Strict[StockOperation | Batch], writer: FromDishka[Writer]) -> Reply:
     """Carry out one stock operation (201), or a batch of them, each answered on its own (200)."""
     if not isinstance(data, Batch):
         return ok(await perform(request, writer, data), status=201)
@@ -84,9 +82,7 @@ def _result(outcome: Outcome, correlation_id: str) -> dict[str, Any]:
     operation_id="listTransactions",
     responses=answers(StockTransaction, name="TransactionList", listed=True),
 )
-async def list_transactions(
-    item_id: Id, store: FromDishka[Store], cursor: Cursor = None, limit: Limit = 50
-) -> Reply:
+async def list_transactions(item_id: Id, store: FromDishka[Store], cursor: Cursor = None, limit: Limit = 50) -> Reply:
     """List an item's ledger, newest first. Pages are stable while rows are added."""
     rows = await store.ledger(item_id, cursor=cursor, limit=limit)
     if not rows.rows and await store.item(item_id) is None:

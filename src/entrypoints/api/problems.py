@@ -1,5 +1,8 @@
-"""Everything that can go wrong, in one shape: RFC 9457 problem documents with the members ``success``, ``code`` and
-``correlationId``. This module holds the one table from error to HTTP status (rule R27)."""
+"""Everything that can go wrong, in one shape: problem documents (RFC 9457).
+
+They carry ``success``, ``code`` and ``correlationId`` as well. This module holds the one table from error to HTTP
+status (rule R27).
+"""
 
 import re
 from math import ceil
@@ -72,11 +75,11 @@ STATUS: dict[type[InventoryError], int] = {
     Unavailable: 503,
     OutcomeUnknown: 503,
 }
-_KINDS_OF_LITESTAR: dict[int, tuple[type[InventoryError], str]] = {
-    400: (ValidationFailed, "The request is not valid HTTP for this service."),
-    404: (NotFound, "There is nothing at this path; GET /schema lists what there is."),
-    405: (MethodNotAllowed, "This path does not take this method; the Allow header names those it takes."),
-    413: (ContentTooLarge, "The body is too large; send fewer operations at a time."),
+_KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 405: MethodNotAllowed, 409: Conflict, 413: ContentTooLarge}
+_SENTENCES = {
+    404: "There is nothing at this path; GET /schema lists what there is.",
+    405: "This path does not take this method; the Allow header names those it takes.",
+    413: "The body is too large; send fewer operations at a time.",
 }
 
 
@@ -167,13 +170,13 @@ def _answer(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
 
 
 def _understood(exc: Exception, scope: Scope) -> InventoryError:
-    if isinstance(exc, InventoryError) and status_of(type(exc)) < 500 or isinstance(exc, Unavailable | OutcomeUnknown):
+    if isinstance(exc, InventoryError) and STATUS[InventoryError] != status_of(type(exc)):
         return exc
     if isinstance(exc, ValidationException) and isinstance(exc.extra, list):
         return _parameters_failed(exc.extra, scope)
-    if isinstance(exc, HTTPException) and exc.status_code in _KINDS_OF_LITESTAR:
-        kind, detail = _KINDS_OF_LITESTAR[exc.status_code]
-        return kind(detail)
+    if isinstance(exc, HTTPException) and exc.status_code < STATUS[InventoryError]:
+        sentence = _SENTENCES.get(exc.status_code, f"{exc.detail.removesuffix('.')}.")
+        return _KINDS.get(exc.status_code, ValidationFailed)(sentence)
     # What went wrong is for the log alone: it may hold anything.
     _log.error("unexpected error", exc_info=exc, path=scope.get("path_template"))
     return InventoryError("Something went wrong in the service; its log has it under this correlation id.")
@@ -185,8 +188,9 @@ def _parameters_failed(faults: list[Any], scope: Scope) -> InventoryError:
     if any(fault.get("source") == "body" for fault in faults):
         return ValidationFailed("This needs a body: send a JSON object.")
     fields = scope["route_handler"].parsed_fn_signature.parameters
-    names = [(fields[fault["key"]].kwarg_definition.name or fault["key"], fault["message"]) for fault in faults]
-    return ValidationFailed(" ".join(f"Query parameter {name}: {readable(message)}." for name, message in names))
+    names = [getattr(fields[fault["key"]].kwarg_definition, "name", None) or fault["key"] for fault in faults]
+    sentences = [f"{name}: {readable(fault['message'])}." for name, fault in zip(names, faults, strict=True)]
+    return ValidationFailed("Query parameter " + " Query parameter ".join(sentences))
 
 
 def readable(message: str) -> str:

@@ -40,6 +40,7 @@ async def by_product(product_id: ProductId, inventory: FromDishka[Inventory]) ->
 async def availability(
     item_id: Id,
     inventory: FromDishka[Inventory],
+    *,
     quantity: Quantity = 1,
     check_all_warehouses: CheckAllWarehouses = True,
 ) -> Reply:

@@ -25,6 +25,7 @@ from ports.store import ItemFilter, Store
 TOKEN_SECONDS = 86_400
 PORTS_TRIED = 50
 _ROLES = ("product-service", "inventory-operator")
+_CURL = "curl -s -w '\\n'"
 _out = Console(soft_wrap=True, highlight=False)
 
 
@@ -81,15 +82,15 @@ class _Stage:
         stock = f"{url}/inventory-items"
         line = f'{{"inventoryItemId":"{self._item_id}","quantity":2}}'
         receipt = f'{{"type":"RECEIVE","inventoryItemId":"{self._item_id}","quantity":25,"referenceNumber":"PO-12345"}}'
-        post = f'curl -s -H @{manage} -H "Content-Type: application/json"'
+        post = f'{_CURL} -H @{manage} -H "Content-Type: application/json"'
         _out.print(f"\n[bold green]The Inventory Service is at {url}[/]   (API page: {url}/schema)")
         _out.print(f"Its data is in {(self._home / 'demo.db').resolve()}. Ctrl-C stops it.\n", markup=False)
         for title, command in (
             (
                 "How much of a product is there, and where?",
-                f"curl -s -H @{query} {stock}/by-product/{samples.EXAMPLE_PRODUCT}",
+                f"{_CURL} -H @{query} {stock}/by-product/{samples.EXAMPLE_PRODUCT}",
             ),
-            ("Can I have ten?", f'curl -s -H @{query} "{stock}/{self._item_id}/availability?quantity=10"'),
+            ("Can I have ten?", f'{_CURL} -H @{query} "{stock}/{self._item_id}/availability?quantity=10"'),
             ("Receive 25 units:", f"{post} -d '{receipt}' {url}/stock-operations"),
             (
                 "Reserve two for an order:",

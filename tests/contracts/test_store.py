@@ -1,0 +1,769 @@
+"""What every store promises (``ports/store.py``), asked of each adapter by its URL."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from services import Postgres
+from stores import CAUSE, batch, carry_out, empty, key, migrated, only, positions, stocked
+
+from adapters.registry import connect
+from core.errors import AlreadyExists, Busy, SkuConflict, Unavailable, ValidationFailed
+from core.operations import (
+    Adjust,
+    Answer,
+    CreateItem,
+    CreateWarehouse,
+    Deactivate,
+    ItemPatch,
+    ProductPatch,
+    Receive,
+    Release,
+    Reserve,
+    ReserveLine,
+    SetPolicy,
+    Ship,
+    Transfer,
+    UpdateItem,
+    UpdateProduct,
+    UpdateWarehouse,
+    WarehousePatch,
+)
+from core.rules import decide
+from core.stock import Item, LeadTime, Reservation
+from ports.store import ItemFilter, Lease, ProductStock, Store, StoredAnswer, Wanted
+
+ANYTHING = ItemFilter()
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
+
+
+@dataclass
+class Place:
+    """A database with two stores open on it, which are one where the adapter has no second connection to offer.
+
+    ``rows`` says that two transactions may be open at once, on different products; ``bell`` that one store hears what
+    the other announces.
+    """
+
+    store: Store
+    other: Store
+    rows: bool = False
+    bell: bool = False
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Postgres) -> str:
+    """A database of this module's own."""
+    return postgres.create_database()
+
+
+@pytest.fixture(params=["sqlite-file", "sqlite-memory", POSTGRESQL])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """An empty database of each kind."""
+    if request.param == "sqlite-memory":
+        async with migrated("sqlite://") as store:
+            yield Place(store, store, bell=True)
+        return
+    rows = request.param == "postgresql"
+    url = request.getfixturevalue("database") if rows else f"sqlite:///{tmp_path}/inventory.db"
+    async with migrated(url) as store, connect("store", url) as other:
+        if rows:
+            await empty(url)
+        yield Place(store, other, rows=rows, bell=rows)
+
+
+@pytest.fixture
+def store(place: Place) -> Store:
+    """The first store."""
+    return place.store
+
+
+# -- a batch ---------------------------------------------------------------------------------------------------------
+
+
+async def test_ids_resolve_to_their_products(store: Store) -> None:
+    """Items and reservations lead to all their products; unknown ids lead nowhere and are left out."""
+    first, second = await stocked(store, product="prod_1"), await stocked(store, product="prod_2", sku="OTHER")
+    held = await hold(store, first, second)
+
+    async with store.transaction() as transaction:
+        found = await transaction.resolve([first.id, "inv_NOBODY"], [held.id, "res_NOBODY"])
+
+    assert dict(found) == {first.id: {"prod_1"}, held.id: {"prod_1", "prod_2"}}
+
+
+async def test_only_products_that_exist_are_locked(store: Store) -> None:
+    """Locking names what exists, with and without waiting, whatever the ids look like."""
+    await store.add_products(["prod_1", "it's %s?"])
+
+    async with store.transaction() as transaction:
+        assert await transaction.lock(["prod_1", "nobody"], wait=False) == {"prod_1"}
+        assert await transaction.lock(["nobody", "it's %s?"], wait=True) == {"it's %s?"}
+
+
+async def test_without_waiting_a_held_product_is_left_out(place: Place) -> None:
+    """A fast batch gets the free products at once; where batches take turns it gets all of them, after the other."""
+    await place.store.add_products(["free", "held"])
+
+    async def locked() -> set[str]:
+        async with place.other.transaction() as transaction:
+            return await transaction.lock(["free", "held"], wait=False)
+
+    async with place.store.transaction() as transaction:
+        await transaction.lock(["held"], wait=True)
+        waiting = asyncio.create_task(locked())
+        done, _ = await asyncio.wait([waiting], timeout=5 if place.rows else 0.1)
+        assert bool(done) == place.rows
+
+    assert await waiting == ({"free"} if place.rows else {"free", "held"})
+
+
+@pytest.mark.parametrize("place", [POSTGRESQL], indirect=True)
+async def test_a_lock_that_does_not_come_is_busy(place: Place) -> None:
+    """Waiting for a product ends as Busy after about a second; where batches take turns nobody holds one meanwhile."""
+    await place.store.add_products(["held"])
+
+    async with place.store.transaction() as transaction:
+        await transaction.lock(["held"], wait=True)
+        began = time.monotonic()
+        with pytest.raises(Busy):
+            async with place.other.transaction() as waiting:
+                await waiting.lock(["held"], wait=True)
+        assert 0.5 < time.monotonic() - began < 3
+
+    async with place.other.transaction() as transaction:
+        assert await transaction.lock(["held"], wait=False) == {"held"}
+
+
+async def test_what_is_read_after_the_lock_is_what_the_holder_left(place: Place) -> None:
+    """Whoever waited for the lock sees the previous holder's commit, not the balance from before (rule R1)."""
+    item = await stocked(place.store, 10)
+
+    async def after_the_lock() -> int:
+        async with place.other.transaction() as transaction:
+            await transaction.lock(["prod_1"], wait=True)
+            book = await transaction.load(["prod_1"], Wanted(item_ids={item.id}))
+            return book.items[item.id].on_hand
+
+    async with batch(place.store, "prod_1", item_ids={item.id}) as (transaction, book):
+        waiting = asyncio.create_task(after_the_lock())
+        await asyncio.sleep(0.1)
+        decide(book, Ship(inventory_item_id=item.id, quantity=7), CAUSE)
+        assert await transaction.save(book, [])
+
+    assert await waiting == 3
+
+
+async def test_a_batch_loads_what_it_wants_and_no_more(store: Store) -> None:
+    """Items by id, by reservation, by place and by whole product; warehouses by id; products as locked."""
+    item = await stocked(store, 10)
+    elsewhere = await stocked(store, 5, warehouse="wh_2")
+    stranger = await stocked(store, 5, product="prod_2", sku="OTHER")
+    held = await hold(store, item)
+
+    async def loaded(**wanted: set[str]) -> set[str]:
+        async with batch(store, "prod_1", **wanted) as (transaction, book):
+            await transaction.rollback()
+        assert book.products.keys() == {"prod_1"}
+        return {*book.items, *book.reservations, *book.warehouses}
+
+    assert await loaded() == set()
+    assert await loaded(item_ids={item.id, "inv_NOBODY"}) == {item.id}
+    assert await loaded(reservation_ids={held.id}) == {item.id, held.id}
+    assert await loaded(whole_products={"prod_1"}) == {item.id, elsewhere.id}
+    assert await loaded(warehouse_ids={"wh_2", "wh_9"}) == {"wh_2"}
+    async with batch(store, "prod_1", places={("OTHER", "wh_1")}) as (_, book):
+        assert book.at("OTHER", "wh_1") == stranger
+
+
+async def test_a_batch_s_clock_never_runs_behind_its_products(store: Store) -> None:
+    """``now`` is an aware present instant, and not before the last change although that is said to be in the future."""
+    item = await stocked(store)
+    async with batch(store, "prod_1", item_ids={item.id}) as (transaction, book):
+        assert abs(book.now - datetime.now(UTC)) < timedelta(minutes=1)
+        later = book.now = book.now + timedelta(hours=1)
+        decide(book, Receive(inventory_item_id=item.id, quantity=1), CAUSE)
+        assert await transaction.save(book, [])
+
+    async with batch(store, "prod_1") as (_, book):
+        assert book.now == later
+
+
+async def test_everything_comes_back_as_it_was_saved(store: Store) -> None:
+    """Every field of every entity survives the database, text of all scripts and microseconds included."""
+    house = CreateWarehouse(id="wh_1", name="Lager Süd 倉庫 🏬", priority=7, lead_time_days=LeadTime(2, 9))
+    (warehouse,) = await carry_out(store, house)
+    metadata = {"deep": [1, {"naïve": None}], "text": "\U0001f600 '\"\\\x00"}
+    (item,) = await carry_out(
+        store, CreateItem(sku="S%s?:1'", product_id="prod_1", warehouse_id="wh_1", initial_quantity=40, metadata=metadata)
+    )
+    assert isinstance(item, Item)
+    adjust = Adjust(
+        inventory_item_id=item.id,
+        delta=-3,
+        reason="Bruch",
+        reference_type="NOTE",
+        reference_number="№ 1",
+        occurred_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+    )
+    (change,) = await carry_out(store, adjust)
+    held = await hold(store, item, reference_type="ORDER", reference_number="SO-9")
+
+    stock = (await store.products(["prod_1"]))["prod_1"]
+    ledger = await store.ledger(item.id, cursor=None, limit=10)
+    assert await store.warehouses() == (warehouse,)
+    assert await store.item(item.id) == only(stock.items)
+    assert only(stock.items) == replace(change.item, reserved=1, available=36, version=3, updated_at=held.updated_at)
+    assert await store.reservation(held.id) == held
+    assert ledger.rows[1] == only(change.transactions)
+    assert (stock.product.total_on_hand, stock.product.total_reserved, stock.product.total_available) == (37, 1, 36)
+
+
+async def test_a_book_that_is_out_of_date_is_not_saved(store: Store) -> None:
+    """An item, a product, or a warehouse that has moved since it was loaded: save says False, nothing is written."""
+    item = await stocked(store, 10)
+    everything = {"item_ids": {item.id}, "warehouse_ids": {"wh_1"}}
+
+    for operation in (
+        Receive(inventory_item_id=item.id, quantity=1),
+        UpdateProduct(product_id="prod_1", patch=ProductPatch(low_stock_threshold=3)),
+        UpdateWarehouse(warehouse_id="wh_1", patch=WarehousePatch(priority=3)),
+    ):
+        async with batch(store, "prod_1", **everything) as (transaction, stale):
+            await transaction.rollback()
+        await carry_out(store, operation)
+        before = await store.products(["prod_1"]), await store.warehouses(), len(await store.pending(100))
+        async with batch(store, "prod_1") as (transaction, _):
+            decide(stale, operation, CAUSE)
+            assert not await transaction.save(stale, [])
+            await transaction.rollback()
+        assert (await store.products(["prod_1"]), await store.warehouses(), len(await store.pending(100))) == before
+
+
+async def test_an_answer_whose_key_exists_is_not_saved(store: Store) -> None:
+    """A key is stored once: who comes second is told False, and after the rollback the first answer stands."""
+    item = await stocked(store, 10)
+    await carry_out(store, answers=[StoredAnswer(key("a"), b"first")])
+
+    async with batch(store, "prod_1", item_ids={item.id}) as (transaction, book):
+        decide(book, Receive(inventory_item_id=item.id, quantity=1), CAUSE)
+        again = [StoredAnswer(key("b"), b"new"), StoredAnswer(key("a", b"other"), b"second")]
+        assert not await transaction.save(book, again)
+        await transaction.rollback()
+
+    async with store.transaction() as transaction:
+        assert await transaction.answers([key("a", b"any"), key("b")]) == [StoredAnswer(key("a"), b"first")]
+    assert await store.item(item.id) == item
+
+
+async def test_answers_are_found_by_issuer_subject_and_key_together(store: Store) -> None:
+    """Two callers' keys never answer for a third who shares a part with each."""
+    mine = replace(key("k"), subject="me")
+    yours = replace(key("k"), issuer="https://other", subject="you")
+    await carry_out(store, answers=[StoredAnswer(mine, b"mine"), StoredAnswer(yours, b"yours")])
+
+    async with store.transaction() as transaction:
+        crossed = replace(mine, issuer="https://other")
+        assert await transaction.answers([crossed, yours]) == [StoredAnswer(yours, b"yours")]
+        assert await transaction.answers([]) == []
+
+
+async def test_stored_answers_are_bytes(store: Store) -> None:
+    """Fingerprints and answers are any bytes."""
+    stored = StoredAnswer(key("a", bytes(range(256))), Answer.store([Unavailable("later", retry_after=1)]) + b"\x00\xff")
+    await carry_out(store, answers=[stored])
+
+    async with store.transaction() as transaction:
+        assert await transaction.answers([stored.key]) == [stored]
+
+
+@pytest.mark.parametrize("end", ["rollback", "exception"])
+async def test_a_batch_that_gives_up_leaves_nothing(store: Store, end: str) -> None:
+    """Balances, ledger, events, reservations and answers of a batch that was not committed are not there."""
+    item = await stocked(store, 10)
+    await publish_all(store)
+
+    async def give_up() -> None:
+        async with batch(store, "prod_1", item_ids={item.id}) as (transaction, book):
+            decide(book, Receive(inventory_item_id=item.id, quantity=1), CAUSE)
+            assert await transaction.save(book, [StoredAnswer(key("a"), b"done")])
+            if end == "exception":
+                raise LookupError("the caller's own")
+            await transaction.rollback()
+
+    if end == "exception":
+        with pytest.raises(LookupError, match="the caller's own"):
+            await give_up()
+    else:
+        await give_up()
+
+    assert await store.item(item.id) == item
+    assert len((await store.ledger(item.id, cursor=None, limit=10)).rows) == 1
+    assert await store.pending(10) == []
+    async with store.transaction() as transaction:
+        assert await transaction.answers([key("a")]) == []
+
+
+async def test_a_sku_taken_in_the_meantime_is_a_conflict(store: Store) -> None:
+    """The database has the last word on one SKU in one warehouse, as an error of ours."""
+    item = await stocked(store, product="prod_1")
+    await store.add_products(["prod_2"])
+
+    with pytest.raises(SkuConflict):
+        async with batch(store, "prod_2", warehouse_ids={"wh_1"}) as (transaction, book):
+            decide(book, CreateItem(sku=item.sku, product_id="prod_2", warehouse_id="wh_1"), CAUSE)
+            await transaction.save(book, [])
+
+    assert (await store.products(["prod_2"]))["prod_2"].items == ()
+
+
+async def test_a_warehouse_made_in_the_meantime_is_a_conflict(store: Store) -> None:
+    """The same for a warehouse's id."""
+    await carry_out(store, CreateWarehouse(id="wh_1", name="First"))
+
+    with pytest.raises(AlreadyExists):
+        async with batch(store) as (transaction, book):
+            decide(book, CreateWarehouse(id="wh_1", name="Second"), CAUSE)
+            await transaction.save(book, [])
+
+    assert only(await store.warehouses()).name == "First"
+
+
+async def test_adding_products_again_changes_nothing(store: Store) -> None:
+    """Known products keep what they have; new ones begin with nothing."""
+    await stocked(store, 10)
+    known = await store.products(["prod_1"])
+
+    await store.add_products(["prod_1", "prod_2", "prod_1"])
+
+    found = await store.products(["prod_1", "prod_2"])
+    assert found["prod_1"] == known["prod_1"]
+    assert (found["prod_2"].product.total_available, found["prod_2"].product.sequence) == (0, 0)
+
+
+async def test_the_same_products_can_be_added_by_many_at_once(place: Place) -> None:
+    """Nobody waits for each other in a circle, whatever the order they are named in."""
+    names = [f"prod_{number}" for number in range(200)]
+
+    await asyncio.gather(
+        *(store.add_products(ids) for ids in (names, names[::-1]) * 2 for store in (place.store, place.other))
+    )
+
+    assert len(await place.store.products(names)) == 200
+
+
+# -- reads -----------------------------------------------------------------------------------------------------------
+
+
+async def test_products_come_with_their_items(store: Store) -> None:
+    """Known products are found with all their items in order of creation; unknown ones are left out."""
+    first = await stocked(store, 1)
+    second = await stocked(store, 2, warehouse="wh_2")
+    await store.add_products(["empty"])
+
+    found = await store.products(["prod_1", "empty", "nobody"])
+
+    assert found.keys() == {"prod_1", "empty"}
+    assert found["prod_1"].items == (first, second)
+    assert found["prod_1"].product.total_available == 3
+    assert found["empty"].items == ()
+    assert await store.products([]) == {}
+
+
+async def test_a_product_and_its_items_are_of_one_moment(place: Place) -> None:
+    """While stock is moved about, the totals read are always the sum of the items read with them."""
+    item = await stocked(place.store, 50)
+    twin = await stocked(place.store, 50, warehouse="wh_2")
+    moving = True
+
+    async def move() -> None:
+        for number in range(60):
+            await carry_out(place.store, Ship(inventory_item_id=(item, twin)[number % 2].id, quantity=1))
+
+    async def look() -> list[ProductStock]:
+        seen = []
+        while moving:
+            seen.append((await place.other.products(["prod_1"]))["prod_1"])
+        return seen
+
+    looking = asyncio.create_task(look())
+    await move()
+    moving = False
+
+    seen = await looking
+    assert len({stock.product.revision for stock in seen}) > 5
+    assert all(stock.product.total_on_hand == sum(item.on_hand for item in stock.items) for stock in seen)
+
+
+async def test_what_does_not_exist_is_none(store: Store) -> None:
+    """Reads of one thing answer None, reads of several an empty list."""
+    assert await store.item("inv_NOBODY") is None
+    assert await store.reservation("res_NOBODY") is None
+    assert await store.same_sku("inv_NOBODY") == ()
+    assert await store.warehouses() == ()
+    assert (await store.items(ANYTHING, cursor=None, limit=10)).rows == ()
+    assert (await store.ledger("inv_NOBODY", cursor=None, limit=10)).next_cursor is None
+
+
+async def test_items_are_listed_by_any_of_their_words(store: Store) -> None:
+    """Each filter narrows the list; together they narrow it further."""
+    plenty = await stocked(store, 100)
+    low = await stocked(store, 3, warehouse="wh_2")
+    out = await stocked(store, 0, product="prod_2", sku="OTHER")
+    (shut,) = await carry_out(store, Deactivate(inventory_item_id=out.id), product="prod_2")
+
+    async def listed(**words: str) -> list[str]:
+        page = await store.items(msgspec.convert(words, ItemFilter), cursor=None, limit=10)
+        return [item.id for item in page.rows]
+
+    assert await listed() == [plenty.id, low.id, out.id]
+    assert await listed(product_id="prod_1") == [plenty.id, low.id]
+    assert await listed(sku="OTHER") == await listed(status="INACTIVE") == await listed(stock="out") == [shut.item.id]
+    assert await listed(warehouse_id="wh_2") == await listed(stock="low") == [low.id]
+    assert await listed(product_id="prod_1", warehouse_id="wh_1", status="ACTIVE") == [plenty.id]
+    assert await listed(product_id="prod_2", stock="low") == []
+
+
+async def test_pages_of_items_are_stable_while_items_are_added(store: Store) -> None:
+    """Every item that was there at the start comes exactly once, in order of creation, also when the page just fits."""
+    before = [(await stocked(store, 1, sku=f"SKU-{number}")).id for number in range(4)]
+    first = await store.items(ANYTHING, cursor=None, limit=2)
+    after = await stocked(store, 1, sku="AFTER")
+
+    second = await store.items(ANYTHING, cursor=first.next_cursor, limit=3)
+
+    assert [item.id for item in (*first.rows, *second.rows)] == [*before, after.id]
+    assert second.next_cursor is None
+
+
+async def test_pages_of_the_ledger_are_stable_while_rows_are_added(store: Store) -> None:
+    """Newest first; what is written while somebody reads on shifts nothing."""
+    item = await stocked(store, 1)
+    await carry_out(store, *(Receive(inventory_item_id=item.id, quantity=1) for _ in range(12)))
+
+    page = await store.ledger(item.id, cursor=None, limit=5)
+    versions = [row.item_version for row in page.rows]
+    while page.next_cursor:
+        await carry_out(store, Receive(inventory_item_id=item.id, quantity=1))
+        page = await store.ledger(item.id, cursor=page.next_cursor, limit=5)
+        versions += [row.item_version for row in page.rows]
+
+    assert versions == list(range(13, 0, -1))
+
+
+async def test_a_cursor_of_another_list_is_refused(store: Store) -> None:
+    """A cursor that was made elsewhere, cut short, or made up is a mistake of the caller's, not a strange page."""
+    item = await stocked(store, 1)
+    await stocked(store, 1, sku="OTHER")
+    await carry_out(store, *(Receive(inventory_item_id=item.id, quantity=1) for _ in range(3)))
+    of_items = (await store.items(ANYTHING, cursor=None, limit=1)).next_cursor
+    of_ledger = (await store.ledger(item.id, cursor=None, limit=1)).next_cursor
+    assert of_items and of_ledger
+
+    for cursor in ("", "x", "%%%", "ä", "a" * 5000, "bGVkZ2VyOg", "bGVkZ2VyOi0x", "bGVkZ2VyOjEuNQ", of_ledger[:4]):
+        with pytest.raises(ValidationFailed):
+            await store.ledger(item.id, cursor=cursor, limit=1)
+    for cursor in ("", "x", "ä", of_ledger, of_items[:2], "aXRlbTphAGI"):
+        with pytest.raises(ValidationFailed):
+            await store.items(ANYTHING, cursor=cursor, limit=1)
+    with pytest.raises(ValidationFailed):
+        await store.ledger(item.id, cursor=of_items, limit=1)
+
+
+async def test_items_of_one_sku_are_those_of_one_product(store: Store) -> None:
+    """The same SKU of another product in another warehouse does not count."""
+    item = await stocked(store, 1)
+    twin = await stocked(store, 2, warehouse="wh_2")
+    await stocked(store, 3, sku="OTHER")
+    await stocked(store, 4, product="prod_2", warehouse="wh_3")
+
+    assert sorted(await store.same_sku(twin.id), key=lambda item: item.id) == [item, twin]
+
+
+async def test_warehouses_come_by_priority_then_id(store: Store) -> None:
+    """Lower numbers first."""
+    for id, priority in (("wh_1", 9), ("wh_3", 1), ("wh_2", 1)):
+        await carry_out(store, CreateWarehouse(id=id, name=id, priority=priority))
+
+    assert [warehouse.id for warehouse in await store.warehouses()] == ["wh_2", "wh_3", "wh_1"]
+
+
+async def test_a_reservation_shows_how_far_it_is(store: Store) -> None:
+    """A released hold is read back released, with the lines it had."""
+    item = await stocked(store, 10)
+    held = await hold(store, item)
+    (before,) = (await store.products(["prod_1"]))["prod_1"].items
+    async with batch(store, "prod_1", reservation_ids={held.id}) as (transaction, book):
+        ended = decide(book, Release(reservation_id=held.id), CAUSE)
+        assert await transaction.save(book, [])
+
+    assert (before.reserved, before.available) == (1, 9)
+    assert await store.reservation(held.id) == ended
+    assert isinstance(ended, Reservation)
+    assert (ended.status, ended.expires_at, ended.lines) == ("RELEASED", None, held.lines)
+
+
+async def test_edits_and_transfers_are_kept(store: Store) -> None:
+    """What an operation other than a count of goods changes is stored as well."""
+    item = await stocked(store, 10)
+    await stocked(store, 0, product="prod_2", sku="OTHER", warehouse="wh_2")
+    _, _, change = await carry_out(
+        store,
+        UpdateItem(inventory_item_id=item.id, patch=ItemPatch(name="Gadget", metadata={"a": 1})),
+        SetPolicy(inventory_item_id=item.id, safety_stock=2, reorder_threshold=3, target_stock_level=4),
+        Transfer(inventory_item_id=item.id, quantity=4, to_warehouse_id="wh_2"),
+    )
+
+    source, target = (await store.products(["prod_1"]))["prod_1"].items
+    assert source == change.item
+    assert (source.name, source.metadata, source.on_hand, source.available) == ("Gadget", {"a": 1}, 6, 4)
+    assert (source.safety_stock, source.reorder_threshold, source.target_stock_level) == (2, 3, 4)
+    assert (target.warehouse_id, target.sku, target.on_hand) == ("wh_2", item.sku, 4)
+
+
+# -- the relay's steps -----------------------------------------------------------------------------------------------
+
+
+async def test_one_holds_a_lease(place: Place) -> None:
+    """The owner renews and keeps its token; another gets it when it is given back, and with a higher token."""
+    first = await place.store.acquire("relay", "one", seconds=60)
+    assert first == Lease("relay", "one", 1)
+    assert await place.store.acquire("relay", "one", seconds=60) == first
+    assert await place.other.acquire("relay", "two", seconds=60) is None
+    assert await place.other.acquire("sweep", "two", seconds=60) == Lease("sweep", "two", 1)
+
+    await place.store.release(first)
+    second = await place.other.acquire("relay", "two", seconds=60)
+    assert second is not None
+    assert second.token > first.token
+
+    await place.store.release(first)
+    assert await place.store.acquire("relay", "one", seconds=60) is None, "a lease that is not ours was given back"
+
+
+async def test_a_lease_that_is_not_renewed_is_taken_over(place: Place) -> None:
+    """Time is the database's; the token rises."""
+    assert await place.store.acquire("relay", "one", seconds=0.05) == Lease("relay", "one", 1)
+    await asyncio.sleep(0.1)
+    assert await place.other.acquire("relay", "two", seconds=60) == Lease("relay", "two", 2)
+    assert await place.store.acquire("relay", "one", seconds=60) is None
+
+
+async def test_many_want_the_lease_and_one_gets_it(place: Place) -> None:
+    """Asked for by many at once, a lease has one owner."""
+    stores = [place.store, place.other] * 5
+
+    leases = await asyncio.gather(
+        *(store.acquire("relay", f"owner {number}", seconds=60) for number, store in enumerate(stores))
+    )
+
+    assert sum(lease is not None for lease in leases) == 1
+
+
+async def test_pending_events_come_critical_products_first(store: Store) -> None:
+    """A product with a waiting critical event comes with its whole backlog, then the rest by age; each in order."""
+    calm = await stocked(store, 50, product="calm")
+    urgent = await stocked(store, 50, product="urgent", sku="U")
+    await publish_all(store)
+    for item, quantity in ((calm, 1), (urgent, 2), (calm, 1)):
+        await carry_out(store, Ship(inventory_item_id=item.id, quantity=quantity), product=item.product_id)
+    assert [row.product_id for row in await store.pending(2)] == ["calm", "urgent"]
+    await carry_out(store, Ship(inventory_item_id=urgent.id, quantity=48), product="urgent")
+
+    rows = await store.pending(100)
+    told = [(row.product_id, row.event_type) for row in rows]
+    backlog = [("urgent", "StockLevelChanged"), ("urgent", "StockLevelChanged"), ("urgent", "OutOfStock")]
+    assert told == [*backlog, ("calm", "StockLevelChanged"), ("calm", "StockLevelChanged")]
+    assert [row.sequence for row in rows[:3]] == sorted(row.sequence for row in rows[:3])
+    assert [row.sequence for row in rows[3:]] == sorted(row.sequence for row in rows[3:])
+    assert [row.critical for row in rows] == [False, False, True, False, False]
+
+
+async def test_pending_is_cut_at_the_end_of_a_product_s_order(store: Store) -> None:
+    """A limit takes the first events of a product, never later ones only; skipped products are left out."""
+    item = await stocked(store, 100)
+    await stocked(store, 50, product="prod_2", sku="OTHER")
+    await publish_all(store)
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=10) for _ in range(10)))
+
+    every = await store.pending(100)
+    assert {row.product_id for row in every} == {"prod_1"}
+    for limit in range(1, 6):
+        assert await store.pending(limit) == every[:limit]
+    assert await store.pending(100, skip=["prod_1"]) == []
+    assert await store.pending(100, skip=["prod_2", "nobody"]) == every
+
+
+async def test_an_event_is_kept_to_the_byte(store: Store) -> None:
+    """What is pending is what was decided."""
+    item = await stocked(store, 10)
+    await publish_all(store)
+    async with batch(store, "prod_1", item_ids={item.id}) as (transaction, book):
+        decide(book, Ship(inventory_item_id=item.id, quantity=10, reason="Größe"), CAUSE)
+        assert await transaction.save(book, [])
+
+    assert await store.pending(10) == book.outbox
+
+
+async def test_published_events_get_positions_without_gaps(store: Store) -> None:
+    """Positions follow the order of publishing and go on where the last owner of the lease stopped."""
+    item = await stocked(store, 100)
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=1) for _ in range(8)))
+    first = await store.acquire("relay", "one", seconds=60)
+    assert first is not None
+    rows = await store.pending(4)
+    assert await store.mark_published(first, rows)
+    await store.release(first)
+    second = await store.acquire("relay", "two", seconds=60)
+    assert second is not None
+
+    rest = await store.pending(100)
+    assert await store.mark_published(second, rest)
+
+    assert rows + rest == sorted(rows + rest, key=lambda row: row.sequence)
+    assert await store.pending(100) == []
+    assert await positions(store) == {
+        (row.product_id, row.sequence): place for place, row in enumerate(rows + rest, start=1)
+    }
+
+
+async def test_who_has_lost_the_lease_marks_nothing(place: Place) -> None:
+    """A paused relay comes back with an old token: its mark is refused and changes nothing (fencing)."""
+    await stocked(place.store, 100)
+    paused = await place.store.acquire("relay", "one", seconds=0.01)
+    assert paused is not None
+    rows = await place.store.pending(10)
+    await asyncio.sleep(0.05)
+    owner = await place.other.acquire("relay", "two", seconds=60)
+    assert owner is not None
+
+    assert not await place.store.mark_published(paused, rows)
+    assert not await place.store.mark_published(replace(owner, token=owner.token + 1), rows)
+    assert await place.store.pending(10) == rows
+    assert await place.other.mark_published(owner, rows)
+    assert sorted((await positions(place.store)).values()) == list(range(1, len(rows) + 1))
+
+
+async def test_an_announcement_wakes_the_listener(place: Place) -> None:
+    """What one store announces is heard by who listens, in the other store where the adapter reaches so far."""
+    async with (place.other if place.bell else place.store).announcements() as announcements:
+        heard = asyncio.ensure_future(anext(announcements))
+        await asyncio.sleep(0.05)
+        assert not heard.done()
+        await place.store.announce()
+        await asyncio.wait_for(heard, 5)
+
+
+async def test_no_announcement_is_lost(place: Place) -> None:
+    """However announcements fall upon each other, after the last one the listener hears one more (rule R18)."""
+    heard_at = 0.0
+
+    async def listen(announcements: AsyncIterator[None]) -> None:
+        nonlocal heard_at
+        async for _ in announcements:
+            heard_at = time.monotonic()
+
+    async with (place.other if place.bell else place.store).announcements() as announcements:
+        listening = asyncio.create_task(listen(announcements))
+        for number in range(60):
+            await asyncio.sleep(0.0002 * number)
+            await place.store.announce()
+            rung_at = time.monotonic()
+        await asyncio.sleep(0.5)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    assert heard_at >= rung_at
+
+
+# -- housekeeping ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_over_is_purged_and_the_rest_stays(store: Store) -> None:
+    """Old answers and old published events go, so many at a time; young ones and what waits to be published stay."""
+    item = await stocked(store, 100)
+    await carry_out(store, answers=[StoredAnswer(key(f"k{number}"), b"done") for number in range(5)])
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=1) for _ in range(3)))
+    published = await publish_all(store)
+    await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
+    await asyncio.sleep(0.01)
+
+    assert await store.purge(answers_hours=1, events_days=1) == 0
+    assert await store.purge(answers_hours=0, events_days=1, limit=3) == 3
+    assert await store.purge(answers_hours=0, events_days=1) == 2
+    assert await store.purge(answers_hours=0, events_days=0, limit=2) == 2
+    assert await store.purge(answers_hours=0, events_days=0) == published - 2
+    assert len(await store.pending(10)) == 1
+    async with store.transaction() as transaction:
+        assert await transaction.answers([key("k0")]) == []
+
+
+async def test_a_migrated_store_answers_and_wants_nothing(store: Store) -> None:
+    """Ping returns; nothing is pending; migrating again does nothing."""
+    await store.ping()
+    assert await store.pending_migrations() == []
+    assert await store.migrate() == []
+
+
+async def test_callers_who_leave_leave_the_store_usable(place: Place) -> None:
+    """Reads and batches cancelled at any moment neither leak connections nor commit in part (reliability B3)."""
+    item = await stocked(place.store, 1_000)
+
+    async def ship() -> None:
+        await carry_out(place.store, Ship(inventory_item_id=item.id, quantity=1))
+
+    async def cut(number: int) -> None:
+        work = ship() if number % 2 else place.store.products(["prod_1"])
+        task = asyncio.ensure_future(work)
+        await asyncio.sleep(0.0003 * (number % 31))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    for number in range(0, 120, 4):
+        await asyncio.gather(*(cut(number + offset) for offset in range(4)))
+
+    await asyncio.gather(*(place.store.ping() for _ in range(20)))
+    (now,) = await carry_out(place.store, Ship(inventory_item_id=item.id, quantity=1))
+    stock = (await place.store.products(["prod_1"]))["prod_1"]
+    assert stock.product.total_on_hand == now.item.on_hand == 1_000 - (now.item.version - 1)
+    assert len((await place.store.ledger(item.id, cursor=None, limit=1000)).rows) == now.item.version
+
+
+async def test_a_store_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    """Opening asks nothing of the database; using it says Unavailable, in words and soon."""
+    (tmp_path / "folder").mkdir()
+    for url in ("postgresql://nobody@127.0.0.1:1/none", f"sqlite:///{tmp_path}/folder"):
+        async with connect("store", url) as store:
+            for use in (store.ping, store.pending_migrations, store.warehouses, lambda: store.add_products(["p"])):
+                with pytest.raises(Unavailable, match="nothing was done"):
+                    await use()
+    await asyncio.sleep(0.05)  # aiosqlite's threads end by themselves, and not after the event loop has
+
+
+# -- steps -----------------------------------------------------------------------------------------------------------
+
+
+async def hold(store: Store, *items: Item, **words: str) -> Reservation:
+    """Reserve one unit of each item."""
+    lines = tuple(ReserveLine(inventory_item_id=item.id, quantity=1) for item in items)
+    async with batch(store, *{item.product_id for item in items}, item_ids={item.id for item in items}) as (tx, book):
+        held = decide(book, Reserve(lines=lines, **words), CAUSE)
+        assert await tx.save(book, [])
+    assert isinstance(held, Reservation)
+    return held
+
+
+async def publish_all(store: Store) -> int:
+    """Mark what is pending as published, and return how many events that were."""
+    lease = await store.acquire("relay", "test", seconds=60)
+    assert lease is not None
+    rows = await store.pending(1000)
+    assert await store.mark_published(lease, rows)
+    await store.release(lease)
+    return len(rows)

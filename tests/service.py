@@ -1,0 +1,147 @@
+"""The real ``inventory`` command in the hands of the tests: subprocesses on free loopback ports, told what to lean on.
+
+What they log is printed when the test that started them fails.
+"""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from signal import SIGTERM
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+import psutil
+from private_server import LOOPBACK, Server, free_port
+
+from adapters.tokens import mint
+
+SECRET = "known-to-the-tests-and-to-nobody-else"
+COMMAND = Path(sys.executable).with_name("inventory")
+_LOG_SHOWN = 10_000
+
+
+def no_broker() -> str:
+    """The URL of a RabbitMQ that is not there: stock is sold all the same."""
+    return f"amqp://guest:guest@{LOOPBACK}:{free_port()}/"
+
+
+def migrate(store: str, broker: str) -> None:
+    """Run ``inventory migrate`` to its end.
+
+    Raises:
+        CalledProcessError: it failed; what it said is on this process's standard error.
+    """
+    subprocess.run([COMMAND, "migrate"], env=environment(store=store, broker=broker), check=True, timeout=60)
+
+
+class Service(Server):
+    """One ``inventory`` process, with its workers where there are several; the port stays over restarts.
+
+    Args:
+        command: ``serve``, ``api`` or ``consumer``.
+        settings: by name, such as ``workers=4``.
+    """
+
+    package = "inventory-service"
+    program = COMMAND.name
+    folders = str(COMMAND.parent).lstrip("/")
+    stop_signal = SIGTERM
+
+    def __init__(self, command: str, *, store: str, broker: str, **settings: Any) -> None:
+        super().__init__()
+        self._command = command
+        self._workers = settings.get("workers", 1)
+        if command != "consumer":
+            settings["port"] = self.port
+        self._settings = {"store": store, "broker": broker, **settings}
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is not None:
+            self.stop()
+            print(f"\n-- {self._command} on {self.port} logged, in the end:\n{self.logged()[-_LOG_SHOWN:]}")
+        super().__exit__(kind, error, _)
+
+    def pids(self) -> set[int]:
+        """The process ids of it and of its workers."""
+        return {self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))}
+
+    def logged(self) -> str:
+        """All it has logged, over all its lives."""
+        return self.log.read_text(errors="replace")
+
+    def client(self) -> httpx2.Client:
+        """A client with an administrator's token, to be closed."""
+        return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {token()}"}, trust_env=False)
+
+    def _own_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def _prepare(self) -> None:
+        self.log.touch()
+
+    def _launch(self) -> None:
+        self._log_start = self.log.stat().st_size
+        self._spawn(COMMAND, self._command, env=environment(**self._settings))
+
+    def _answers(self) -> bool:
+        """Whether every process has said that it is ready, and, with HTTP, that requests can be answered."""
+        if self.log.read_bytes()[self._log_start :].count(b'"event": "ready"') < self._workers:
+            return False
+        if self._command == "consumer":
+            return True
+        try:
+            return httpx2.get(f"{self.url}/health/ready", trust_env=False).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
+class Fleet:
+    """Several services that start, live and end together."""
+
+    def __init__(self, members: Sequence[Service]) -> None:
+        self.members = members
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where they answer."""
+        return [member.url for member in self.members]
+
+
+def token() -> str:
+    """A token for every role there is."""
+    issuer = audience = "inventory-service"
+    return mint(SECRET, issuer=issuer, audience=audience, subject="tests", roles=["inventory-admin"], lifetime=3_600)
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    """The variables of a subprocess: these settings and no others."""
+    ours = {f"INVENTORY_{name.upper()}": str(value) for name, value in settings.items()}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")}
+    if others.pop("PYTHONDONTWRITEBYTECODE", ""):  # else every start compiles everything, which takes seconds
+        others["PYTHONPYCACHEPREFIX"] = _bytecode_folder()
+    return others | ours | {"INVENTORY_AUTH_SECRET": SECRET}
+
+
+@cache
+def _bytecode_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="inventory-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

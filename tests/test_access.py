@@ -1,0 +1,163 @@
+"""Who may call what: every route of the running application, with every kind of caller."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from dishka import make_async_container
+from in_process import ADMIN, OPERATOR, PRODUCT_SERVICE, Api, ask, serving, token
+from litestar import get
+from litestar.config.app import AppConfig
+from litestar.plugins import InitPlugin
+from litestar.routes import HTTPRoute
+
+from core.errors import ValidationFailed
+from entrypoints.api.app import create_app
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
+ROUTES = sorted(
+    (method, route.path_format)
+    for route in create_app(make_async_container()).routes
+    if isinstance(route, HTTPRoute)
+    for method in route.methods
+    if method != "OPTIONS"
+)
+PATHS = sorted({path for _, path in ROUTES})
+PUBLIC = {
+    ("GET", path)
+    for path in (
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/problems/{name}",
+        "/schema",
+        "/schema/openapi.json",
+        "/schema/{path}",
+        "/schema/assets/{name}",
+    )
+}
+QUERIES = {
+    ("GET", "/inventory-items/by-product/{productId}"),
+    ("GET", "/inventory-items/{id}/availability"),
+}
+CLOSED = [route for route in ROUTES if route not in PUBLIC]
+
+
+@pytest.fixture(scope="module")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One empty service for all of these tests."""
+    async with serving(tmp_path_factory.mktemp("access")) as api:
+        yield api
+
+
+def _url(path: str) -> str:
+    for name in ("{productId}", "{id}", "{name}", "{path}"):
+        path = path.replace(name, "prod_1" if name == "{productId}" else "inv_1")
+    return path
+
+
+async def _status(api: Api, method: str, path: str, *roles: str) -> int:
+    async with api.client(*roles) as client:
+        return (await client.request(method, _url(path))).status_code
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+async def test_nobody_gets_past_without_a_good_token(api: Api, method: str, path: str) -> None:
+    """No token, another scheme, a foreign signature: 401 with the challenge, whatever the route."""
+    good = token(ADMIN)
+    for value in ("", "Bearer", "Bearer ", f"Basic {good}", f"Bearer {good[:-6]}AAAAAA", good):
+        answer = await ask(api.app, method, _url(path), headers={"Authorization": value} if value else {})
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize(
+    "roles", [("product-events",), ("inventory-service",), ("Inventory-Admin", "admin", "*"), ("public",)]
+)
+async def test_roles_without_rights_are_refused_everywhere(
+    api: Api, method: str, path: str, roles: tuple[str, ...]
+) -> None:
+    """Only an exact role opens a route, and these open none today."""
+    assert await _status(api, method, path, *roles) == 403
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize("role", [ADMIN, OPERATOR])
+async def test_operators_and_admins_manage_stock(api: Api, method: str, path: str, role: str) -> None:
+    """Everything there is today is open to both; what they send is then judged on its own."""
+    assert await _status(api, method, path, role) not in (401, 403, 405, 500)
+
+
+async def test_the_product_service_reaches_the_two_queries_and_nothing_else(api: Api) -> None:
+    """Least privilege, by what the service answers and not by what its table says."""
+    open_to_it = {route for route in CLOSED if await _status(api, *route, PRODUCT_SERVICE) != 403}
+    assert open_to_it == QUERIES
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(PUBLIC))
+async def test_public_routes_need_no_token(api: Api, method: str, path: str) -> None:
+    """Health, documentation and the explanations of problems are for everybody."""
+    assert await _status(api, method, path) in (200, 404)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_swapping_the_method_opens_nothing(api: Api, path: str) -> None:
+    """A method that a path does not declare is 405 to anybody, with those it does take, and tells nothing else."""
+    for method in METHODS:
+        if (method, path) in ROUTES or method == "OPTIONS":
+            continue
+        answer = await ask(api.app, method, _url(path), headers={"X-HTTP-Method-Override": "GET"})
+        assert answer.status == 405
+        assert set(answer.headers["allow"].split(", ")) == {way for way, at in ROUTES if at == path} | {"OPTIONS"}
+        assert answer.json()["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_options_is_for_those_who_may_use_the_path(api: Api, path: str) -> None:
+    """OPTIONS names a path's methods to whoever may use one of them."""
+    url = _url(path)
+    public = any((way, path) in PUBLIC for way in METHODS)
+    assert await _status(api, "OPTIONS", url) == (204 if public else 401)
+    assert await _status(api, "OPTIONS", url, "product-events") == (204 if public else 403)
+    async with api.client(ADMIN) as client:
+        answer = await client.options(url)
+    assert answer.status_code == 204
+    assert set(answer.headers["allow"].split(", ")) == {way for way, at in ROUTES if at == path} | {"OPTIONS"}
+
+
+async def test_the_token_is_judged_before_the_body_is_read(api: Api) -> None:
+    """A caller without rights cannot make the service read anything."""
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    for headers in ([], [(b"authorization", f"Bearer {token(PRODUCT_SERVICE)}".encode())]):
+        scope: Any = {"type": "http", "method": "POST", "path": "/stock-operations", "query_string": b""}
+        await api.app(scope | {"headers": headers}, receive, send)
+    assert statuses[::2] == [401, 403]
+
+
+async def test_a_route_without_roles_keeps_the_application_from_starting() -> None:
+    """Default deny: forgetting the roles is found at the start, not by a stranger."""
+
+    @get("/forgotten")
+    async def forgotten() -> None: ...
+
+    with pytest.raises(ValidationFailed, match="GET /forgotten declares no roles"):
+        create_app(make_async_container(), plugins=[_Adding(forgotten)])
+
+
+class _Adding(InitPlugin):
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        app_config.route_handlers.append(self._handler)
+        return app_config
