@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 Row = dict[str, Any]
-_TABLES = ("product", "inventory_item", "stock_transaction", "reservation", "reservation_line", "outbox")
+_TABLES = ("product", "inventory_item", "stock_transaction", "reservation", "reservation_line", "outbox", "idempotency_key")
 
 
 class Books:
@@ -25,6 +25,7 @@ class Books:
         )
         self.reservations = {row["id"]: row for row in tables["reservation"]}
         self.lines = tables["reservation_line"]
+        self.answers = tables["idempotency_key"]
         self.outbox = sorted(tables["outbox"], key=lambda row: (row["product_id"], row["sequence"]))
 
     def events(self, type: str) -> list[Row]:

@@ -61,6 +61,7 @@ class Service(Server):
         self._workers = settings.get("workers", 1)
         if command != "consumer":
             settings["port"] = self.port
+        self.store = store
         self._settings = {"store": store, "broker": broker, **settings}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

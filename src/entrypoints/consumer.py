@@ -13,6 +13,7 @@ from entrypoints import process
 from entrypoints.config import Config
 from entrypoints.wiring import make_container
 from ports.broker import Broker
+from ports.store import Store
 
 
 def run(config: Config) -> None:
@@ -23,7 +24,7 @@ def run(config: Config) -> None:
     async def main(stop: asyncio.Event) -> None:
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
-            await ends.enter_async_context(relaying(container, declare=False))
+            await ends.enter_async_context(relaying(container, prepares=False))
             process.ready()
             await stop.wait()
 
@@ -31,24 +32,34 @@ def run(config: Config) -> None:
 
 
 @asynccontextmanager
-async def relaying(container: AsyncContainer, *, declare: bool) -> AsyncIterator[None]:
-    """Relay and keep house while the block runs.
+async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterator[None]:
+    """Relay and keep house while the block runs, as soon as the store is fit for it.
 
-    The broker's exchanges and queues are declared, or only checked, in the background and again until it has worked
-    (rule R20).
+    A process that ``prepares`` migrates the store and declares the broker's exchanges and queues, another only checks
+    (rule R20); both in the background, and again until it has worked.
     """
-    broker = await container.get(Broker)
+    store, broker = await container.get(Store), await container.get(Broker)
+    loops = (await container.get(Relay), await container.get(Housekeeper))
 
-    async def check() -> None:
-        if missing := await broker.check():
-            raise Conflict(f"The broker lacks {', '.join(missing)}; run `inventory migrate`.")
+    async def start() -> None:
+        await process.until_done(store.migrate if prepares else lambda: _check_store(store), "relaying")
+        for loop in loops:
+            await loop.start()
 
-    topology = process.until_done(
-        broker.declare if declare else check, "declaring the topology" if declare else "relaying"
-    )
+    topology = broker.declare if prepares else lambda: _check_broker(broker)
     async with AsyncExitStack() as ends:
-        for worker in (await container.get(Relay), await container.get(Housekeeper)):
-            await worker.start()
-            ends.push_async_callback(process.in_time, worker.stop)
-        await ends.enter_async_context(process.background(topology))
+        for loop in loops:
+            ends.push_async_callback(process.in_time, loop.stop)
+        await ends.enter_async_context(process.background(process.until_done(topology, "the broker's topology")))
+        await ends.enter_async_context(process.background(start()))
         yield
+
+
+async def _check_store(store: Store) -> None:
+    if pending := await store.pending_migrations():
+        raise Conflict(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
+
+
+async def _check_broker(broker: Broker) -> None:
+    if missing := await broker.check():
+        raise Conflict(f"The broker lacks {', '.join(missing)}; run `inventory migrate`.")

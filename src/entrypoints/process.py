@@ -76,7 +76,7 @@ async def until_done(step: Callable[[], Awaitable[object]], what: str) -> None:
             told = "failed"
         else:
             if told:
-                _log.info(f"{what} is done")
+                _log.info(f"{what} waits no longer")
             return
         await asyncio.sleep(pause)
         pause = min(pause * 2, 5.0)

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import structlog
@@ -53,6 +53,8 @@ def run(
     tells.
 
     Args:
+        config: the settings; ``check_processes`` and ``with_secret`` have seen them.
+        command: what was asked for: ``serve``, ``api`` or ``demo``.
         inherited: the file descriptor of a socket to serve on, in a further worker (see ``workers``).
         ports_tried: how many ports to try, from the configured one on.
         prepare: called with the writer running and before anybody is served; what it enters on the stack ends after
@@ -75,14 +77,15 @@ def run(
             ends.push_async_callback(process.in_time, container.close)
             await container.get(Verifier)  # now, so that an unfit key is told before anybody is served
             if command != "api":
-                await _migrate(await container.get(Store), ends)
+                with suppress(Unavailable):  # it is tried again beside the service
+                    await (await container.get(Store)).migrate()
             writer = await container.get(Writer)
             await writer.start()
             ends.push_async_callback(process.in_time, writer.stop)
             if prepare is not None:
                 await prepare(container, ends)
             if command != "api":
-                await ends.enter_async_context(relaying(container, declare=True))
+                await ends.enter_async_context(relaying(container, prepares=True))
             server = HttpServer(create_app(container), listener)
             await asyncio.gather(
                 server.serve_until(stop, lambda: _opened(url, opened)), keep_workers(config, listener, stop)
@@ -132,13 +135,6 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _migrate(store: Store, ends: AsyncExitStack) -> None:
-    try:
-        await store.migrate()
-    except Unavailable:
-        await ends.enter_async_context(process.background(process.until_done(store.migrate, "migrating the store")))
-
-
 class HttpServer(Server):
     """Granian, on a socket that is bound already."""
 
@@ -175,7 +171,7 @@ class HttpServer(Server):
         """
         serving = asyncio.create_task(self.serve())
         serving.add_done_callback(lambda _: stop.set())
-        while not (stop.is_set() or self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+        while not (stop.is_set() or self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):  # noqa: ASYNC110
             await asyncio.sleep(0.002)  # granian does not say when it listens; the kernel does
         if not stop.is_set():
             opened()

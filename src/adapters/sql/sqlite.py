@@ -228,7 +228,8 @@ async def _rings(rung: asyncio.Event) -> AsyncIterator[None]:
 
 def _engine(url: URL, *, size: int, begin: str) -> AsyncEngine:
     url = url.set(drivername="sqlite+aiosqlite")
-    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=3)
+    arguments = {"factory": _Connection}
+    engine = create_async_engine(url, connect_args=arguments, pool_size=size, max_overflow=0, pool_timeout=3)
 
     def connect(connection: Any, _: object) -> None:
         # The driver's own BEGIN comes too late and is never IMMEDIATE: switch it off and send ours.
@@ -241,6 +242,14 @@ def _engine(url: URL, *, size: int, begin: str) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", connect)
     event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
+
+
+class _Connection(sqlite3.Connection):
+    """Rolls back when closed. A cancelled caller's cursors may live on, and with them the transaction and its locks."""
+
+    def close(self) -> None:
+        self.rollback()
+        super().close()
 
 
 async def _run(connection: AsyncConnection, statement: str, rows: Sequence[Row]) -> int:
