@@ -72,6 +72,7 @@ class Posting:
         self.occurred_at: datetime = getattr(source, "occurred_at", None) or book.now
         self.before: dict[str, Item | None] = {}
         self.rows: list[StockTransaction] = []
+        self.expired: dict[str, tuple[Reservation, int]] = {}
 
     def post(
         self,
@@ -133,10 +134,25 @@ class Posting:
             revision=before.revision + 1,
             updated_at=self.book.now,
         )
-        payloads = list(_payloads(before, product, moved))
+        payloads = [*_payloads(before, product, moved), *self._expiries(product, moved)]
         for offset, (row, payload) in enumerate(payloads, start=1):
             self.book.outbox.append(_event(payload, row, before.sequence + offset))
         self.book.products[product.id] = replace(product, sequence=before.sequence + len(payloads))
+
+
+    def _expiries(self, product: Product, moved: "list[_Moved]") -> Iterable[tuple[StockTransaction, Payload]]:
+        for _, item, row in moved:
+            if item.id in self.expired:
+                reservation, quantity = self.expired[item.id]
+                yield row, events.ReservationExpired(
+                    **_subject(item),
+                    reservation_id=reservation.id,
+                    quantity=quantity,
+                    reference_type=reservation.reference_type,
+                    reference_number=reservation.reference_number,
+                    transaction_id=row.id,
+                    total_quantity_available=product.total_available,
+                )
 
 
 _Moved = tuple[Item | None, Item, StockTransaction]
@@ -252,5 +268,7 @@ _REASONS: dict[str, str] = {
     "STATUS": "Item status changed",
     "RESERVATION": "Stock reserved",
     "RELEASE": "Reservation released",
+    "EXPIRY": "Reservation expired",
+    "FULFILMENT": "Reservation fulfilled",
 }
 """What an event says of a change for which the caller gave no reason."""

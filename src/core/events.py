@@ -71,6 +71,17 @@ class BackInStock(Payload, frozen=True, rename="camel", kw_only=True):
     total_quantity_available: int
 
 
+class ReservationExpired(Payload, frozen=True, rename="camel", kw_only=True):
+    """A hold ran out: ``quantity`` units of the item are free again."""
+
+    reservation_id: str
+    quantity: int
+    reference_type: str | None
+    reference_number: str | None
+    transaction_id: str
+    total_quantity_available: int
+
+
 CRITICAL = frozenset({"OutOfStock", "BackInStock"})
 """Event types whose product the relay serves before others (rule R17)."""
 

@@ -31,6 +31,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=_PRINTABLE)]
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 ProductId = Word
+HoldSeconds = Annotated[int, Meta(ge=1, le=86_400)]
 Instant = Annotated[datetime, Meta(tz=True)]
 
 
@@ -127,7 +128,7 @@ class Reserve(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_
     reference_type: Word | None = None
     reference_number: Word | None = None
     reason: Text | None = None
-    expires_in_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 900
+    expires_in_seconds: HoldSeconds = 900
 
 
 class Release(Struct, frozen=True, kw_only=True):
@@ -135,6 +136,45 @@ class Release(Struct, frozen=True, kw_only=True):
 
     reservation_id: str
     reason: str | None = None
+
+
+class Confirm(Struct, frozen=True, kw_only=True):
+    """The cart became an order: the hold does not expire any more."""
+
+    reservation_id: str
+
+
+class ExtendBody(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """How long a hold shall last, from now."""
+
+    expires_in_seconds: HoldSeconds = 900
+
+
+class Extend(Struct, frozen=True, kw_only=True):
+    """Let a hold last ``expires_in_seconds`` from now."""
+
+    reservation_id: str
+    expires_in_seconds: int
+
+
+class FulfilBody(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What left of a reservation; everything it still holds where no lines are given."""
+
+    lines: Annotated[tuple[ReserveLine, ...], Meta(min_length=1, max_length=200)] | None = None
+    reason: Text | None = None
+
+
+class Fulfil(Struct, frozen=True, kw_only=True):
+    """Promised goods left: all that is held, or the ``lines`` given."""
+
+    reservation_id: str
+    body: FulfilBody = FulfilBody()
+
+
+class Expire(Struct, frozen=True, kw_only=True):
+    """Look whether a hold is over. What is over is expired before any operation; this only names it."""
+
+    reservation_id: str
 
 
 class CreateItem(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
@@ -215,8 +255,16 @@ class UpdateProduct(Struct, frozen=True, kw_only=True):
     patch: ProductPatch
 
 
+ReservationStep = Release | Confirm | Extend | Fulfil | Expire
 Operation = (
-    StockOperation | Reserve | Release | CreateItem | UpdateItem | UpdateProduct | CreateWarehouse | UpdateWarehouse
+    StockOperation
+    | Reserve
+    | ReservationStep
+    | CreateItem
+    | UpdateItem
+    | UpdateProduct
+    | CreateWarehouse
+    | UpdateWarehouse
 )
 
 
@@ -230,7 +278,7 @@ class StockChange(Struct, frozen=True, rename="camel"):
 Result = StockChange | Reservation | Item | Product | Warehouse
 _RESULTS: dict[type, type] = {
     Reserve: Reservation,
-    Release: Reservation,
+    **dict.fromkeys((Release, Confirm, Extend, Fulfil, Expire), Reservation),
     CreateItem: Item,
     UpdateItem: Item,
     UpdateProduct: Product,

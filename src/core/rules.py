@@ -22,6 +22,7 @@ from core.errors import (
     ItemInactive,
     NotFound,
     PreconditionFailed,
+    ReservationExpired,
     SkuConflict,
     ValidationFailed,
     VersionConflict,
@@ -32,13 +33,19 @@ from core.operations import (
     Activate,
     Adjust,
     Change,
+    Confirm,
     Count,
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    Expire,
+    Extend,
+    Fulfil,
+    FulfilBody,
     Operation,
     Receive,
     Release,
+    ReservationStep,
     Reserve,
     Result,
     Return,
@@ -51,6 +58,9 @@ from core.operations import (
     UpdateWarehouse,
 )
 from core.stock import Item, Product, Reservation, ReservationLine, TransactionType, Warehouse
+
+SYSTEM = "inventory-service"
+"""The actor of what the service does by itself."""
 
 
 def decide(book: Book, operation: Operation, cause: Cause) -> Result:
@@ -246,22 +256,145 @@ def _check_sellable(items: Iterable[Item], wanted: dict[str, int]) -> None:
         )
 
 
-def _release(book: Book, operation: Release, cause: Cause) -> Reservation:
+def expire_due(book: Book) -> None:
+    """Free what the due holds in the book still hold of the locked products, with ledger rows and events (rule R10).
+
+    A hold may also have lines on products that are not locked here: those wait for a batch that locks them. The hold
+    is EXPIRED when its last line is free.
+    """
+    for reservation in [*book.reservations.values()]:
+        if reservation.status == "HELD" and reservation.expires_at and reservation.expires_at <= book.now:
+            _expire(book, reservation)
+
+
+def _expire(book: Book, reservation: Reservation) -> None:
+    posting = Posting(book, Cause(SYSTEM), reservation)
+    lines = []
+    for line in reservation.lines:
+        item = book.items.get(line.inventory_item_id)
+        if line.held and item is not None and item.product_id in book.products:
+            posting.expired[item.id] = (reservation, line.held)
+            posting.post(item, "EXPIRY", reserved=-line.held, reservation_id=reservation.id)
+            line = replace(line, released_quantity=line.released_quantity + line.held)
+        lines.append(line)
+    posting.close()
+    over = not any(line.held for line in lines)
+    book.reservations[reservation.id] = replace(
+        reservation,
+        lines=tuple(lines),
+        status="EXPIRED" if over else "HELD",
+        updated_at=book.now if over else reservation.updated_at,
+    )
+
+
+def _named(book: Book, operation: ReservationStep) -> Reservation:
     if (reservation := book.reservations.get(operation.reservation_id)) is None:
         raise NotFound(f"There is no reservation {operation.reservation_id}.", reservationId=operation.reservation_id)
+    return reservation
+
+
+def _live(book: Book, operation: ReservationStep) -> Reservation:
+    reservation = _named(book, operation)
+    if reservation.status == "EXPIRED":
+        raise ReservationExpired(
+            f"Reservation {reservation.id} expired; its units are free again. Reserve anew.",
+            reservationId=reservation.id,
+            expiresAt=reservation.expires_at,
+        )
+    if reservation.status in ("RELEASED", "FULFILLED"):
+        raise Conflict(
+            f"Reservation {reservation.id} is {reservation.status}; nothing can be done with it any more.",
+            reservationId=reservation.id,
+            status=reservation.status,
+        )
+    return reservation
+
+
+def _step(book: Book, reservation: Reservation, **changes: Any) -> Reservation:
+    reservation = replace(reservation, updated_at=book.now, **changes)
+    book.reservations[reservation.id] = reservation
+    return reservation
+
+
+def _confirm(book: Book, operation: Confirm, _: Cause) -> Reservation:
+    reservation = _live(book, operation)
+    if reservation.status == "CONFIRMED":
+        return reservation
+    return _step(book, reservation, status="CONFIRMED", expires_at=None, confirmed_at=book.now)
+
+
+def _extend(book: Book, operation: Extend, _: Cause) -> Reservation:
+    reservation = _live(book, operation)
+    if reservation.status == "CONFIRMED":
+        raise Conflict(f"Reservation {reservation.id} is confirmed and does not expire.", reservationId=reservation.id)
+    return _step(book, reservation, expires_at=book.now + timedelta(seconds=operation.expires_in_seconds))
+
+
+def _fulfil(book: Book, operation: Fulfil, cause: Cause) -> Reservation:
+    reservation = _live(book, operation)
+    leaving = _leaving(book, reservation, operation.body)
+    posting = Posting(book, cause, reservation)
+    posting.reason = operation.body.reason
+    lines = []
+    for line in reservation.lines:
+        if quantity := leaving.get(line.inventory_item_id, 0):
+            item = _item(book, line.inventory_item_id)
+            posting.post(item, "FULFILMENT", on_hand=-quantity, reserved=-quantity, reservation_id=reservation.id)
+            line = replace(line, fulfilled_quantity=line.fulfilled_quantity + quantity)
+        lines.append(line)
+    posting.close()
+    return _step(
+        book,
+        reservation,
+        lines=tuple(lines),
+        status="CONFIRMED" if any(line.held for line in lines) else "FULFILLED",
+        expires_at=None,
+        confirmed_at=reservation.confirmed_at or book.now,
+    )
+
+
+def _leaving(book: Book, reservation: Reservation, body: FulfilBody) -> dict[str, int]:
+    """Return the units to leave by item, all checked: held by the reservation, and on the shelf (rule R9)."""
+    held = {line.inventory_item_id: line.held for line in reservation.lines}
+    leaving = dict.fromkeys((line.inventory_item_id for line in body.lines or ()), 0)
+    for line in body.lines or ():
+        leaving[line.inventory_item_id] += line.quantity
+    for id, quantity in (leaving := leaving or held).items():
+        if quantity > held.get(id, 0):
+            raise Conflict(
+                f"Reservation {reservation.id} holds {held.get(id, 0)} of item {id}, not {quantity}.",
+                inventoryItemId=id,
+                requested=quantity,
+                held=held.get(id, 0),
+            )
+        if quantity > (on_hand := _item(book, id).on_hand):
+            raise InsufficientStock(
+                f"Item {id} has {on_hand} on hand and {quantity} should leave; receive or COUNT what is there first.",
+                inventoryItemId=id,
+                requested=quantity,
+                available=on_hand,
+            )
+    return leaving
+
+
+def _release(book: Book, operation: Release, cause: Cause) -> Reservation:
+    reservation = _named(book, operation)
     if reservation.status not in ("HELD", "CONFIRMED"):
         return reservation
     posting = Posting(book, cause, reservation)
     posting.reason = operation.reason
     for line in reservation.lines:
-        if held := line.quantity - line.fulfilled_quantity:
+        if line.held:
             item = _item(book, line.inventory_item_id)
-            posting.post(item, "RELEASE", reserved=-held, reservation_id=reservation.id)
+            posting.post(item, "RELEASE", reserved=-line.held, reservation_id=reservation.id)
     posting.close()
-    shipped = any(line.fulfilled_quantity for line in reservation.lines)
-    ended = replace(reservation, status="FULFILLED" if shipped else "RELEASED", expires_at=None, updated_at=book.now)
-    book.reservations[ended.id] = ended
-    return ended
+    lines = tuple(replace(line, released_quantity=line.released_quantity + line.held) for line in reservation.lines)
+    shipped = any(line.fulfilled_quantity for line in lines)
+    return _step(book, reservation, lines=lines, status="FULFILLED" if shipped else "RELEASED", expires_at=None)
+
+
+def _look(book: Book, operation: Expire, _: Cause) -> Reservation:
+    return _named(book, operation)
 
 
 # -- items, products, warehouses -------------------------------------------------------------------------------------
@@ -375,6 +508,10 @@ _RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {
     **dict.fromkeys(_CHANGES, _change),
     Reserve: _reserve,
     Release: _release,
+    Confirm: _confirm,
+    Extend: _extend,
+    Fulfil: _fulfil,
+    Expire: _look,
     CreateItem: _create_item,
     UpdateItem: _update_item,
     UpdateProduct: _update_product,

@@ -24,6 +24,8 @@ TransactionType = Literal[
     "DETAILS",
     "RESERVATION",
     "RELEASE",
+    "EXPIRY",
+    "FULFILMENT",
 ]
 ReservationStatus = Literal["HELD", "CONFIRMED", "FULFILLED", "RELEASED", "EXPIRED"]
 
@@ -146,7 +148,7 @@ class StockTransaction(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class ReservationLine(Struct, frozen=True, rename="camel", kw_only=True):
-    """Units of one item promised by a reservation; ``fulfilled_quantity`` of them have left."""
+    """Units of one item promised by a reservation: some have left, some were given back, the rest is held."""
 
     inventory_item_id: str
     product_id: str
@@ -154,10 +156,19 @@ class ReservationLine(Struct, frozen=True, rename="camel", kw_only=True):
     sku: str
     quantity: int
     fulfilled_quantity: int = 0
+    released_quantity: int = 0
+
+    @property
+    def held(self) -> int:
+        """Units still promised."""
+        return self.quantity - self.fulfilled_quantity - self.released_quantity
 
 
 class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
-    """A promise of units to somebody's cart or order; a HELD one ends at ``expires_at``."""
+    """A promise of units to somebody's cart or order.
+
+    A HELD one ends at ``expires_at``; a CONFIRMED one never expires, ``confirmed_at`` tells its age (rule R11).
+    """
 
     id: str
     status: ReservationStatus
@@ -165,6 +176,7 @@ class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
     reference_number: str | None
     lines: tuple[ReservationLine, ...]
     expires_at: datetime | None
+    confirmed_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
 

@@ -26,8 +26,12 @@ from core.errors import (
 from core.operations import (
     Answer,
     Change,
+    Confirm,
     CreateItem,
     CreateWarehouse,
+    Expire,
+    Extend,
+    Fulfil,
     Operation,
     Outcome,
     Release,
@@ -38,7 +42,7 @@ from core.operations import (
     UpdateProduct,
     UpdateWarehouse,
 )
-from core.rules import decide
+from core.rules import decide, expire_due
 from core.stock import Item
 from ports.store import Store, StoredAnswer, Transaction, Wanted
 
@@ -257,7 +261,7 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
         match operation:
             case Reserve():
                 wanted.item_ids |= {line.inventory_item_id for line in operation.lines}
-            case Release():
+            case Release() | Confirm() | Extend() | Fulfil() | Expire():
                 wanted.reservation_ids.add(operation.reservation_id)
             case CreateItem():
                 needs.new_products.add(operation.product_id)
@@ -300,6 +304,7 @@ class _Batch:
         self.book = await transaction.load(locked, self._wanted())
         if any(item.product_id not in locked for item in self._touchable()):
             raise _Stale
+        expire_due(self.book)
         keys = [work.request.key for work in self._works if work.request.key is not None]
         stored = {answer.key.scope: answer for answer in await transaction.answers(keys)}
         for work in self._works:
@@ -327,7 +332,9 @@ class _Batch:
     def _touchable(self) -> list[Item]:
         """Items that an operation or a reservation names; others of the same SKU were only looked at."""
         named = set().union(*(work.needs.wanted.item_ids for work in self._works))
-        named |= {line.inventory_item_id for held in self.book.reservations.values() for line in held.lines}
+        asked = set().union(*(work.needs.wanted.reservation_ids for work in self._works))
+        held = (held for id, held in self.book.reservations.items() if id in asked)
+        named |= {line.inventory_item_id for reservation in held for line in reservation.lines}
         return [item for item in self.book.items.values() if item.id in named]
 
     def _outcomes(self, request: Request, stored: dict[_Scope, StoredAnswer]) -> list[Outcome] | InventoryError:

@@ -100,6 +100,14 @@ class ItemFilter(Struct, frozen=True, kw_only=True):
     stock: Literal["low", "out"] | None = None
 
 
+class ReservationFilter(Struct, frozen=True, kw_only=True):
+    """Which reservations to list; None means any."""
+
+    reference_type: str | None = None
+    reference_number: str | None = None
+    status: str | None = None
+
+
 class ProductStock(Struct, frozen=True):
     """A product with all its items, as of one moment."""
 
@@ -162,6 +170,18 @@ class Store(Protocol):
 
     async def reservation(self, id: str) -> Reservation | None:
         """Return a reservation with its lines."""
+        ...
+
+    async def reservations(self, filter: ReservationFilter, *, cursor: str | None, limit: int) -> Page[Reservation]:
+        """List reservations, oldest first.
+
+        Raises:
+            ValidationFailed: the cursor is not one of ours.
+        """
+        ...
+
+    async def due(self, limit: int) -> list[str]:
+        """Return the ids of holds that are over on the database's clock and not marked so, longest over first."""
         ...
 
     async def warehouses(self) -> tuple[Warehouse, ...]:

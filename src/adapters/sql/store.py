@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Select, and_, case, delete, literal, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -17,7 +19,7 @@ from adapters.sql.transaction import SqlTransaction, item_of, read_reservations,
 from core.errors import ValidationFailed
 from core.events import OutboxRow
 from core.stock import LOW_STOCK_THRESHOLD, Item, Product, Reservation, StockTransaction, Warehouse
-from ports.store import ItemFilter, Lease, Page, ProductStock, Transaction
+from ports.store import ItemFilter, Lease, Page, ProductStock, ReservationFilter, Transaction
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
@@ -107,15 +109,11 @@ class SqlStore:
         """In order of id, which is the order of creation."""
         table = tables.inventory_item.c
         statement = select(tables.inventory_item).order_by(table.id).limit(limit + 1)
-        for name in ("product_id", "sku", "warehouse_id", "status"):
-            if (value := getattr(filter, name)) is not None:
-                statement = statement.where(table[name] == value)
+        statement = _narrowed(statement, table, filter, cursor, "item")
         if filter.stock == "low":
             statement = statement.where(table.available > 0, table.available <= table.reorder_threshold)
         if filter.stock == "out":
             statement = statement.where(table.available == 0)
-        if cursor is not None:
-            statement = statement.where(table.id > _read_cursor(cursor, "item"))
         rows = await self._all(statement)
         return _page([item_of(row) for row in rows], limit, "item", lambda item: item.id)
 
@@ -146,6 +144,24 @@ class SqlStore:
         async with self.database.reading() as connection:
             found = await read_reservations(self.database, connection, [id])
         return found[0] if found else None
+
+    async def reservations(self, filter: ReservationFilter, *, cursor: str | None, limit: int) -> Page[Reservation]:
+        """In order of id, which is the order of creation."""
+        table = tables.reservation.c
+        statement = select(table.id).order_by(table.id).limit(limit + 1)
+        statement = _narrowed(statement, table, filter, cursor, "reservation")
+        async with self.database.reading() as connection:
+            ids = list((await connection.execute(statement)).scalars())
+            found = {each.id: each for each in await read_reservations(self.database, connection, ids)}
+        return _page([found[id] for id in ids], limit, "reservation", lambda reservation: reservation.id)
+
+    async def due(self, limit: int) -> list[str]:
+        """By the index of what is held."""
+        table = tables.reservation.c
+        async with self.database.reading() as connection:
+            now, _ = await self.database.clock(connection)
+            over = select(table.id).where(table.status == "HELD", table.expires_at <= now)
+            return list((await connection.execute(over.order_by(table.expires_at).limit(limit))).scalars())
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
         """All of them: there are few."""
@@ -280,6 +296,14 @@ def _held(lease: Lease) -> Any:
 def _scope_in(old: Select[Any]) -> Any:
     keys = tables.idempotency_key.c
     return tuple_(keys.issuer, keys.subject, keys.key).in_(old)
+
+
+def _narrowed(statement: Select[Any], table: Any, filter: Struct, cursor: str | None, kind: str) -> Select[Any]:
+    """Add what the filter's fields ask of the columns of their names, and where the cursor stands."""
+    for name, value in asdict(filter).items():
+        if value is not None and name in table:
+            statement = statement.where(table[name] == value)
+    return statement if cursor is None else statement.where(table.id > _read_cursor(cursor, kind))
 
 
 def _page(rows: list[T], limit: int, kind: str, key: Callable[[T], str]) -> Page[T]:

@@ -155,9 +155,15 @@ reservation = Table(
     Column("reference_type", Text),
     Column("reference_number", Text),
     Column("expires_at", UtcTime),
+    Column("confirmed_at", UtcTime),
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
+    Index(None, "reference_number"),
 )
+_HELD = text("status = 'HELD'")
+Index("reservation_due_idx", reservation.c.expires_at, postgresql_where=_HELD, sqlite_where=_HELD)
+_CONFIRMED = text("status = 'CONFIRMED'")
+Index("reservation_confirmed_idx", reservation.c.id, postgresql_where=_CONFIRMED, sqlite_where=_CONFIRMED)
 
 reservation_line = Table(
     "reservation_line",
@@ -167,8 +173,13 @@ reservation_line = Table(
     Column("inventory_item_id", Text, nullable=False),
     Column("quantity", BigInteger, nullable=False),
     Column("fulfilled_quantity", BigInteger, nullable=False),
+    Column("released_quantity", BigInteger, nullable=False),
     PrimaryKeyConstraint("reservation_id", "line"),
-    CheckConstraint("quantity > 0 AND fulfilled_quantity BETWEEN 0 AND quantity", name="quantities"),
+    CheckConstraint(
+        "quantity > 0 AND fulfilled_quantity >= 0 AND released_quantity >= 0 "
+        "AND fulfilled_quantity + released_quantity <= quantity",
+        name="quantities",
+    ),
 )
 
 # ``id`` is drawn under the product's lock, so its order is right within a product; it only serves fairness between

@@ -1,6 +1,7 @@
 """One batch's transaction: locks, reads under the locks, and the book written back in a handful of statements."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -64,16 +65,31 @@ class SqlTransaction:
         """Clock, products, reservations, items, warehouses."""
         now, self.id = await self._database.clock(self._connection)
         products = {row.id: Product(**row._asdict()) for row in await self._among(tables.product, product_ids)}
-        reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids)
+        now = max([now, *(product.updated_at for product in products.values())])
+        due = await self._due(products, now)
+        reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids | due)
         promised = {line.inventory_item_id for reservation in reservations for line in reservation.lines}
         items = await self._items(wanted, promised)
         return Book(
-            now=max([now, *(product.updated_at for product in products.values())]),
+            now=now,
             products=products,
             items={item.id: item for item in items},
             reservations={reservation.id: reservation for reservation in reservations},
             warehouses={row.id: warehouse_of(row) for row in await self._among(tables.warehouse, wanted.warehouse_ids)},
         )
+
+    async def _due(self, product_ids: Collection[str], now: datetime) -> set[str]:
+        """Return the holds that are over and still hold something of these products."""
+        if not product_ids:
+            return set()
+        held, line, item = tables.reservation.c, tables.reservation_line.c, tables.inventory_item.c
+        found = await self._connection.execute(
+            select(held.id)
+            .where(held.status == "HELD", held.expires_at <= now)
+            .where(line.reservation_id == held.id, line.quantity > line.fulfilled_quantity + line.released_quantity)
+            .where(item.id == line.inventory_item_id, self._database.among(item.product_id, product_ids))
+        )
+        return set(found.scalars())
 
     async def _items(self, wanted: Wanted, promised: set[str]) -> list[Item]:
         item, among = tables.inventory_item.c, self._database.among
@@ -129,7 +145,8 @@ class SqlTransaction:
             (tables.inventory_item, ("id", "version"), _ITEM_LEVELS, changes.items),
             (tables.product, ("id", "revision"), _PRODUCT, changes.products),
             (tables.warehouse, ("id", "version"), _WAREHOUSE, changes.warehouses),
-            (tables.reservation, ("id",), ("status", "expires_at", "updated_at"), changes.reservations),
+            (tables.reservation, ("id",), _STEP, changes.reservations),
+            (tables.reservation_line, ("reservation_id", "line"), _UNITS, changes.lines),
         )
         for table, keys, columns, rows in updates:
             if rows and await self._database.update(self._connection, table, keys, columns, rows) != len(rows):
@@ -151,10 +168,15 @@ class SqlTransaction:
 
 _ITEM = ("id", "sku", "warehouse_id", "created_at", *_ITEM_LEVELS)
 _WAREHOUSE = ("name", "priority", "lead_time_min", "lead_time_max", "active", "version", "created_at", "updated_at")
-_RESERVATION = ("status", "reference_type", "reference_number", "expires_at", "created_at", "updated_at")
-_LINE = ("reservation_id", "line", "inventory_item_id", "quantity", "fulfilled_quantity")
+_STEP = ("status", "expires_at", "confirmed_at", "updated_at")
+_RESERVATION = (*_STEP, "reference_type", "reference_number", "created_at")
+_UNITS = ("fulfilled_quantity", "released_quantity")
+_LINE = ("reservation_id", "line", "inventory_item_id", "quantity", *_UNITS)
 _item_levels: Callable[[Item], Row] = attrgetter(*_ITEM_LEVELS)
 _reservation_row: Callable[[Reservation], Row] = attrgetter(*_RESERVATION)
+_step_row: Callable[[Reservation], Row] = attrgetter(*_STEP)
+_line_row: Callable[[ReservationLine], Row] = attrgetter("inventory_item_id", "quantity", *_UNITS)
+_units_row: Callable[[ReservationLine], Row] = attrgetter(*_UNITS)
 
 
 class _Changes:
@@ -188,16 +210,22 @@ class _Changes:
         self.new_reservations: list[Row] = []
         self.new_lines: list[Row] = []
         self.reservations: list[Row] = []
+        self.lines: list[Row] = []
         for reservation in book.reservations.values():
             if (old := book.loaded.get(reservation.id)) is None:
                 self.new_reservations.append((reservation.id, *_reservation_row(reservation)))
-                self.new_lines.extend(
-                    (reservation.id, number, line.inventory_item_id, line.quantity, line.fulfilled_quantity)
-                    for number, line in enumerate(reservation.lines)
-                )
-            elif old is not reservation:
-                row = (reservation.id, reservation.status, reservation.expires_at, reservation.updated_at)
-                self.reservations.append(row)
+                self.new_lines += [
+                    (reservation.id, number, *_line_row(line)) for number, line in enumerate(reservation.lines)
+                ]
+                continue
+            # A hold of which only some lines were expired is not ours to touch: its other products are not locked.
+            if _step_row(old) != _step_row(reservation):
+                self.reservations.append((reservation.id, *_step_row(reservation)))
+            self.lines += [
+                (reservation.id, number, *_units_row(line))
+                for number, (before, line) in enumerate(zip(old.lines, reservation.lines, strict=True))
+                if before is not line
+            ]
 
 
 def _levels(item: Item) -> Row:
@@ -239,7 +267,7 @@ async def read_reservations(
     lines = await connection.execute(
         select(
             *(line.c.reservation_id, line.c.inventory_item_id, item.c.product_id, item.c.warehouse_id),
-            *(item.c.sku, line.c.quantity, line.c.fulfilled_quantity),
+            *(item.c.sku, line.c.quantity, line.c.fulfilled_quantity, line.c.released_quantity),
         )
         .join_from(line, item, item.c.id == line.c.inventory_item_id)
         .where(database.among(line.c.reservation_id, ids))

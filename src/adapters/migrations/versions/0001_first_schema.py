@@ -120,10 +120,18 @@ def upgrade() -> None:
         sa.Column("reference_type", sa.Text(), nullable=True),
         sa.Column("reference_number", sa.Text(), nullable=True),
         sa.Column("expires_at", UtcTime(), nullable=True),
+        sa.Column("confirmed_at", UtcTime(), nullable=True),
         sa.Column("created_at", UtcTime(), nullable=False),
         sa.Column("updated_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("reservation_pkey")),
     )
+    op.create_index(op.f("reservation_reference_number_idx"), "reservation", ["reference_number"], unique=False)
+    for name, column, status in (
+        ("reservation_due_idx", "expires_at", "HELD"),
+        ("reservation_confirmed_idx", "id", "CONFIRMED"),
+    ):
+        where = sa.text(f"status = '{status}'")
+        op.create_index(name, "reservation", [column], unique=False, postgresql_where=where, sqlite_where=where)
     op.create_table(
         "reservation_line",
         sa.Column("reservation_id", sa.Text(), nullable=False),
@@ -131,8 +139,10 @@ def upgrade() -> None:
         sa.Column("inventory_item_id", sa.Text(), nullable=False),
         sa.Column("quantity", sa.BigInteger(), nullable=False),
         sa.Column("fulfilled_quantity", sa.BigInteger(), nullable=False),
+        sa.Column("released_quantity", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
-            "quantity > 0 AND fulfilled_quantity BETWEEN 0 AND quantity", name=op.f("reservation_line_quantities_check")
+            "quantity > 0 AND fulfilled_quantity >= 0 AND released_quantity >= 0 "
+            "AND fulfilled_quantity + released_quantity <= quantity", name=op.f("reservation_line_quantities_check")
         ),
         sa.PrimaryKeyConstraint("reservation_id", "line", name=op.f("reservation_line_pkey")),
     )
