@@ -22,6 +22,7 @@ from granian.server.embed import Server
 
 from adapters.tokens import Verifier
 from core.errors import InventoryError, Unavailable
+from core.expiry import Sweeper
 from core.writer import Writer
 from entrypoints import process
 from entrypoints.api.app import create_app
@@ -79,9 +80,10 @@ def run(
             if command != "api":
                 with suppress(Unavailable):  # it is tried again beside the service
                     await (await container.get(Store)).migrate()
-            writer = await container.get(Writer)
-            await writer.start()
-            ends.push_async_callback(process.in_time, writer.stop)
+            # The sweeper goes before the writer that carries out what it finds.
+            for worker in (await container.get(Writer), await container.get(Sweeper)):
+                await worker.start()
+                ends.push_async_callback(process.in_time, worker.stop)
             if prepare is not None:
                 await prepare(container, ends)
             if command != "api":

@@ -11,6 +11,7 @@ from dishka import AsyncContainer, Provider, Scope, make_async_container, provid
 from adapters.registry import connect
 from adapters.tokens import KeyRing, Verifier, split_secrets
 from core.delivery import Relay
+from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
 from core.inventory import Inventory
 from core.writer import Writer
@@ -58,6 +59,7 @@ class UseCases(Provider):
 
     scope = Scope.APP
     writer = provide(Writer)
+    sweeper = provide(Sweeper)
     inventory = provide(Inventory)
 
     def __init__(self, config: Config) -> None:

@@ -26,8 +26,12 @@ class Database(Protocol):
         """Begin a read-only use of a connection."""
         ...
 
-    async def commit(self, connection: AsyncConnection, transaction_id: str | None) -> None:
+    async def commit(
+        self, connection: AsyncConnection, transaction_id: str | None, *, witness: str | None = None
+    ) -> None:
         """Commit; where the answer is lost, find out what became of ``transaction_id`` (rule R5).
+
+        ``witness`` is the id of a ledger row that the transaction wrote, if it wrote any.
 
         Raises:
             OutcomeUnknown: nobody can tell.

@@ -6,17 +6,20 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, NullPool, Table, Text, any_, bindparam, event, text
+from sqlalchemy import ARRAY, ColumnElement, NullPool, Table, Text, any_, bindparam, event, select, text
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from adapters.sql.database import Row
 from adapters.sql.faults import faults
+from adapters.sql.tables import stock_transaction
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
 
 _CHANNEL = "inventory_outbox"
 _MIGRATION_LOCK = 7_364_201
 _SETTLE_SECONDS = 5.0
+_NO_SUCH_TRANSACTION = "22023"
 _NOTIFY_GAP_SECONDS = 0.005
 _SESSION = {
     "application_name": "inventory-service",
@@ -74,7 +77,9 @@ class PostgresDatabase:
 
     reading = writing
 
-    async def commit(self, connection: AsyncConnection, transaction_id: str | None) -> None:
+    async def commit(
+        self, connection: AsyncConnection, transaction_id: str | None, *, witness: str | None = None
+    ) -> None:
         """Commit, and settle a lost answer by asking the server for the transaction's fate."""
         try:
             with faults():
@@ -82,18 +87,26 @@ class PostgresDatabase:
         except InventoryError as error:
             with suppress(Exception):
                 await connection.invalidate()
-            if transaction_id is None or not await self._settle(transaction_id):
+            if transaction_id is None or not await self._settle(transaction_id, witness):
                 detail = "The change was not committed; nothing was done. Try again."
                 raise Unavailable(detail, retry_after=1) from error
 
-    async def _settle(self, transaction_id: str) -> bool:
-        """Tell whether the transaction was committed."""
+    async def _settle(self, transaction_id: str, witness: str | None) -> bool:
+        """Tell whether the transaction was committed.
+
+        A server that crashed before it had written anything down of a transaction gives its id to another one later:
+        "committed" may be said of that one. What the transaction itself has written cannot be mistaken.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
-                while True:
+                status: str | None = "in progress"
+                while status == "in progress":
                     with suppress(Unavailable):
-                        if (status := await self._status(transaction_id)) in ("committed", "aborted"):
-                            return status == "committed"
+                        status = await self._status(transaction_id)
+                        if status == "aborted":
+                            return False
+                        if status == "committed" and witness is not None:
+                            return await self._wrote(witness)
                     await asyncio.sleep(0.05)
         raise OutcomeUnknown(
             "The database was lost in the middle of the commit. Ask again with the same Idempotency-Key: "
@@ -101,10 +114,21 @@ class PostgresDatabase:
         )
 
     async def _status(self, transaction_id: str) -> str | None:
+        status = text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))")
+        try:
+            async with self.reading() as connection:
+                found: str | None = await connection.scalar(status, {"id": transaction_id})
+                return found
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NO_SUCH_TRANSACTION:
+                raise
+            return "aborted"  # lost in a crash, and its id not given to another one yet
+
+    async def _wrote(self, witness: str) -> bool:
+        """Whether this ledger row is there; to be asked after the status, so that a commit in between is seen."""
         async with self.reading() as connection:
-            status = text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))")
-            found: str | None = await connection.scalar(status, {"id": transaction_id})
-            return found
+            row = select(stock_transaction.c.id).where(stock_transaction.c.id == witness)
+            return await connection.scalar(row) is not None
 
     def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
         """``column = ANY(array)``."""

@@ -84,7 +84,9 @@ class SqliteDatabase:
                 async with self._readers.connect() as connection:
                     yield connection
 
-    async def commit(self, connection: AsyncConnection, transaction_id: str | None) -> None:
+    async def commit(
+        self, connection: AsyncConnection, transaction_id: str | None, *, witness: str | None = None
+    ) -> None:
         """Commit; a failure here means that nothing was committed."""
         with faults():
             await connection.commit()

@@ -69,7 +69,7 @@ class SqlStore:
             transaction = SqlTransaction(self.database, connection)
             yield transaction
             if transaction.open:
-                await self.database.commit(connection, transaction.id)
+                await self.database.commit(connection, transaction.id, witness=transaction.witness)
 
     async def add_products(self, product_ids: Collection[str]) -> None:
         """In order of id, so that two of these never wait for each other in a circle."""
@@ -230,12 +230,12 @@ class SqlStore:
             last = await connection.scalar(drawn.returning(table.c.position))
             if last is None:
                 return False
-            now, transaction_id = await self.database.clock(connection)
+            now, _ = await self.database.clock(connection)
             first = last - len(rows) + 1
             marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
             keys, columns = ("product_id", "sequence"), ("published_at", "position")
             await self.database.update(connection, tables.outbox, keys, columns, marks)
-            await self.database.commit(connection, transaction_id)
+            await connection.commit()
         return True
 
     async def announce(self) -> None:

@@ -43,6 +43,7 @@ class SqlTransaction:
         self._database = database
         self._connection = connection
         self.id: str | None = None
+        self.witness: str | None = None
         self.open = True
 
     async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
@@ -128,6 +129,7 @@ class SqlTransaction:
         """Balances first: where one has moved under us, nothing else needs to be written."""
         if not await self._save_entities(book):
             return False
+        self.witness = book.ledger[0].id if book.ledger else None
         await self._insert(tables.stock_transaction, _LEDGER, [_ledger_row(row) for row in book.ledger])
         await self._insert(tables.outbox, _OUTBOX, [_outbox_row(row) for row in book.outbox])
         # Keys last and sorted: the only other rows a batch may wait for (rule R2).

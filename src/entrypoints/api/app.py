@@ -17,6 +17,7 @@ from entrypoints.api.movements import MovementsPlugin
 from entrypoints.api.parameters import ParametersPlugin
 from entrypoints.api.problems import ProblemsPlugin
 from entrypoints.api.queries import QueriesPlugin
+from entrypoints.api.reservations import ReservationsPlugin
 
 
 def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequence[InitPlugin] = ()) -> Litestar:
@@ -44,6 +45,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             QueriesPlugin(),
             ManagementPlugin(),
             MovementsPlugin(),
+            ReservationsPlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

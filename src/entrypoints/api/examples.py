@@ -53,5 +53,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "lines": [{"inventoryItemId": _ITEM, "quantity": 2}],
         },
     },
+    "extendReservation": {"half an hour": {"expiresInSeconds": 1800}},
+    "fulfilReservation": {"a part": {"lines": [{"inventoryItemId": _ITEM, "quantity": 1}]}},
     "releaseReservation": {"cancelled": {"reason": "Order cancelled"}},
 }

@@ -1,4 +1,4 @@
-"""Stock in motion: operations, the ledger they leave, and reservations."""
+"""Stock in motion: operations on items, and the ledger they leave."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from litestar.plugins import InitPlugin
 from msgspec import Struct
 
 from core.errors import InventoryError, NotFound
-from core.operations import Outcome, Release, Reserve, StockChange, StockOperation, Text
-from core.stock import Reservation, StockTransaction
+from core.operations import Outcome, StockChange, StockOperation
+from core.stock import StockTransaction
 from core.writer import Writer
 from entrypoints.api.bodies import Batch, Strict
 from entrypoints.api.parameters import Cursor, Id, Limit
@@ -21,12 +21,6 @@ from ports.store import Store
 
 AnyRequest = Request[Any, Any, Any]
 BATCH_BODY_MAX = 256 * 1024
-
-
-class ReleaseReason(Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the units are given back."""
-
-    reason: Text | None = None
 
 
 class BatchResult(Struct, omit_defaults=True):
@@ -44,14 +38,13 @@ class BatchResults(Struct):
 
 
 class MovementsPlugin(InitPlugin):
-    """Changes stock, promises it, and tells how it came to be what it is."""
+    """Changes stock, and tells how it came to be what it is."""
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the routes."""
         app_config.route_handlers += [
             DishkaRouter("/stock-operations", route_handlers=[change_stock], tags=["Stock operations"]),
             DishkaRouter("/inventory-items", route_handlers=[list_transactions], tags=["Stock operations"]),
-            DishkaRouter("/reservations", route_handlers=[reserve, get_reservation, release], tags=["Reservations"]),
         ]
         return app_config
 
@@ -88,36 +81,3 @@ async def list_transactions(item_id: Id, store: FromDishka[Store], cursor: Curso
     if not rows.rows and await store.item(item_id) is None:
         raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
     return page(rows)
-
-
-@post(operation_id="reserve", responses=answers(Reservation, name="ReservationCreated", status=201))
-async def reserve(request: AnyRequest, data: Strict[Reserve], writer: FromDishka[Writer]) -> Reply:
-    """Promise units to a cart or order: all lines or none. The hold ends by itself after `expiresInSeconds`."""
-    reservation: Reservation = await perform(request, writer, data)
-    return ok(reservation, status=201, location=f"/reservations/{reservation.id}")
-
-
-@get("/{id:str}", operation_id="getReservation", responses=answers(Reservation, name="ReservationSuccess"))
-async def get_reservation(reservation_id: Id, store: FromDishka[Store]) -> Reply:
-    """Return a reservation with its lines."""
-    reservation = await store.reservation(reservation_id)
-    if reservation is None:
-        raise NotFound(f"There is no reservation {reservation_id}.", reservationId=reservation_id)
-    return ok(reservation)
-
-
-@post(
-    "/{id:str}/release",
-    operation_id="releaseReservation",
-    status_code=200,
-    responses=answers(Reservation, name="ReservationSuccess"),
-)
-async def release(
-    request: AnyRequest,
-    reservation_id: Id,
-    writer: FromDishka[Writer],
-    data: Strict[ReleaseReason | None] = None,
-) -> Reply:
-    """Give back what the reservation still holds; an ended one stays as it is. The body may be left out."""
-    reason = data.reason if data is not None else None
-    return ok(await perform(request, writer, Release(reservation_id=reservation_id, reason=reason)))

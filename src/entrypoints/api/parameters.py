@@ -17,6 +17,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from core.errors import ValidationFailed
 from core.ids import ID_PATTERN
 from core.operations import QUANTITY_MAX
+from core.stock import ReservationStatus
 
 # Beside control characters also lone surrogates: a URL can hold them on some servers, a database never.
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$(?!\n)"
@@ -45,6 +46,13 @@ ProductFilter: TypeAlias = Annotated[
     str | None, QueryParameter(name="productId", max_length=_WORD_MAX, pattern=_PRINTABLE)
 ]
 SkuFilter: TypeAlias = Annotated[str | None, QueryParameter(name="sku", max_length=_WORD_MAX, pattern=_PRINTABLE)]
+ReferenceType: TypeAlias = Annotated[
+    str | None, QueryParameter(name="referenceType", max_length=_WORD_MAX, pattern=_PRINTABLE)
+]
+ReferenceNumber: TypeAlias = Annotated[
+    str | None, QueryParameter(name="referenceNumber", max_length=_WORD_MAX, pattern=_PRINTABLE)
+]
+ReservationState: TypeAlias = Annotated[ReservationStatus | None, QueryParameter(name="status")]
 WarehouseFilter: TypeAlias = Annotated[str | None, QueryParameter(name="warehouseId", pattern=ID_PATTERN)]
 StatusFilter: TypeAlias = Annotated[Literal["ACTIVE", "INACTIVE"] | None, QueryParameter(name="status")]
 StockFilter: TypeAlias = Annotated[

@@ -1,0 +1,50 @@
+"""Somebody else's store and broker: a package is installed, two URLs name it, and the service runs on it unchanged."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service import Service
+
+STRANGER = Path(__file__).with_name("stranger")
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the package where only this test's processes find it."""
+    target = tmp_path / "site"
+    install = [os.environ.get("UV", "uv"), "pip", "install", "--quiet", "--offline", "--python", sys.executable]
+    options = ["--no-deps", "--no-build-isolation", "--no-cache", "--target", str(target)]
+    subprocess.run([*install, *options, str(STRANGER)], check=True, timeout=60)
+    monkeypatch.setenv("PYTHONPATH", str(target))
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_strangers_store_and_broker_need_no_change_here(tmp_path: Path) -> None:
+    """A stock change over HTTP goes through the stranger's store, and its event comes out of the stranger's broker."""
+    url = f"stranger://{tmp_path}"
+
+    with Service("serve", store=url, broker=url) as service, service.client() as client:
+        client.post("/warehouses", json={"id": "wh_1", "name": "North"}).raise_for_status()
+        item = {"sku": "S-1", "productId": "prod_1", "warehouseId": "wh_1", "initialQuantity": 7}
+        made = client.post("/inventory-items", json=item).raise_for_status().json()["data"]
+        changed, back = events(tmp_path / "events", 2)
+
+    assert len((tmp_path / "transactions").read_text()) >= 2
+    assert changed["routingKey"] == "inventory.stocklevelchanged.inventoryitem"
+    assert changed["event"]["aggregateId"] == made["id"]
+    assert changed["event"]["payload"]["newQuantity"] == 7
+    assert back["event"]["eventType"] == "BackInStock"
+
+
+def events(file: Path, count: int) -> list[dict[str, Any]]:
+    """Wait for so many events in the broker's file."""
+    deadline = time.monotonic() + 10
+    while len(lines := file.read_text().splitlines()) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [json.loads(line) for line in lines]
