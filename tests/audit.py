@@ -11,7 +11,15 @@ import asyncpg
 import msgspec
 
 Row = dict[str, Any]
-_TABLES = ("product", "inventory_item", "stock_transaction", "reservation", "reservation_line", "outbox", "idempotency_key")
+_TABLES = (
+    "product",
+    "inventory_item",
+    "stock_transaction",
+    "reservation",
+    "reservation_line",
+    "outbox",
+    "idempotency_key",
+)
 
 
 class Books:
@@ -128,7 +136,8 @@ async def select(store: str, *statements: str) -> list[list[Row]]:
 
 async def deadlocks(store: str) -> int:
     """How many PostgreSQL has broken in this database. To be asked when the services have ended: only then is it sure
-    that every connection has handed its count in."""
+    that every connection has handed its count in.
+    """
     if store.startswith("sqlite"):
         return 0
     others = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

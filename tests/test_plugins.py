@@ -31,14 +31,14 @@ def test_a_strangers_store_and_broker_need_no_change_here(tmp_path: Path) -> Non
 
     with Service("serve", store=url, broker=url) as service, service.client() as client:
         client.post("/warehouses", json={"id": "wh_1", "name": "North"}).raise_for_status()
-        item = {"sku": "S-1", "productId": "prod_1", "warehouseId": "wh_1", "initialQuantity": 7}
+        item = {"sku": "S-1", "productId": "prod_1", "warehouseId": "wh_1", "initialQuantity": 70}
         made = client.post("/inventory-items", json=item).raise_for_status().json()["data"]
         changed, back = events(tmp_path / "events", 2)
 
     assert len((tmp_path / "transactions").read_text()) >= 2
     assert changed["routingKey"] == "inventory.stocklevelchanged.inventoryitem"
     assert changed["event"]["aggregateId"] == made["id"]
-    assert changed["event"]["payload"]["newQuantity"] == 7
+    assert changed["event"]["payload"]["newQuantity"] == 70
     assert back["event"]["eventType"] == "BackInStock"
 
 

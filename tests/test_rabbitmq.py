@@ -13,7 +13,7 @@ from private_server import free_port
 from services import RabbitMQ
 
 from adapters import rabbitmq as adapter
-from adapters.rabbitmq import open_broker
+from adapters.rabbitmq.broker import open_broker
 from core.errors import Conflict, Unavailable, ValidationFailed
 from core.events import DEAD_LETTERS, EVENTS_EXCHANGE, PRODUCT_EXCHANGE, PRODUCT_QUEUE
 from ports.broker import Broker, Message, Receipt

@@ -69,7 +69,8 @@ async def store(topology: str, request: pytest.FixtureRequest, tmp_path: Path) -
 @in_every_shape
 async def test_the_last_units_are_sold_once(topology: str, store: str, tmp_path: Path) -> None:
     """400 want one unit each of 200: 200 get one, 200 hear why not, and asking again with the same keys changes
-    nothing, to the byte."""
+    nothing, to the byte.
+    """
     with served(topology, store) as fleet:
         shop = Shop(store, fleet, tmp_path)
         shop.create("/warehouses", id="wh_1", name="North")
@@ -100,7 +101,8 @@ async def test_the_last_units_are_sold_once(topology: str, store: str, tmp_path:
 @in_every_shape
 async def test_overlapping_baskets_are_all_or_nothing(topology: str, store: str, tmp_path: Path) -> None:
     """400 baskets over the same 20 items: each is granted whole or refused for a reason that still holds, and what is
-    released is there again."""
+    released is there again.
+    """
     with served(topology, store) as fleet:
         shop = Shop(store, fleet, tmp_path)
         seed = random.randrange(2**32)

@@ -61,6 +61,7 @@ class Clock:
 
 
 def b64(content: bytes) -> str:
+    """Encode as JOSE does."""
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
@@ -89,11 +90,13 @@ RSA_JWK = public_jwk(RSA_KEY, "RS256", kid="rsa_1", alg="RS256")
 
 @pytest.fixture
 def clock() -> Clock:
+    """A clock that stands."""
     return Clock()
 
 
 @pytest.fixture
 def jwks(tmp_path: Path) -> str:
+    """A JWKS file with a key of each kind."""
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": [EC_JWK, ED_JWK, RSA_JWK]}))
     return str(path)
@@ -101,10 +104,12 @@ def jwks(tmp_path: Path) -> str:
 
 @pytest.fixture
 def verifier(jwks: str, clock: Clock) -> Verifier:
+    """A verifier of every kind of key."""
     return make_verifier(KeyRing(secrets=[SECRET], jwks=jwks), clock)
 
 
 def make_verifier(keys: KeyRing, clock: Callable[[], float], **options: Any) -> Verifier:
+    """Make a verifier for this service."""
     settings: dict[str, Any] = {"issuer": ISSUER, "audience": AUDIENCE, "now": clock}
     return Verifier(keys, **settings | options)
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
-from adapters.topology import BINDINGS, EXCHANGES
 from core.errors import Unavailable
+from core.events import BINDINGS, EXCHANGES
 from ports.broker import Broker, Message, Receipt
 
 TAP_LIMIT = 10_000

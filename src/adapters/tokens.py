@@ -257,7 +257,7 @@ def _write_once(path: Path, secret: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(secret)
             file.flush()
             os.fsync(file.fileno())

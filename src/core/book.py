@@ -139,19 +139,21 @@ class Posting:
             self.book.outbox.append(_event(payload, row, before.sequence + offset))
         self.book.products[product.id] = replace(product, sequence=before.sequence + len(payloads))
 
-
     def _expiries(self, product: Product, moved: "list[_Moved]") -> Iterable[tuple[StockTransaction, Payload]]:
         for _, item, row in moved:
             if item.id in self.expired:
                 reservation, quantity = self.expired[item.id]
-                yield row, events.ReservationExpired(
-                    **_subject(item),
-                    reservation_id=reservation.id,
-                    quantity=quantity,
-                    reference_type=reservation.reference_type,
-                    reference_number=reservation.reference_number,
-                    transaction_id=row.id,
-                    total_quantity_available=product.total_available,
+                yield (
+                    row,
+                    events.ReservationExpired(
+                        **_subject(item),
+                        reservation_id=reservation.id,
+                        quantity=quantity,
+                        reference_type=reservation.reference_type,
+                        reference_number=reservation.reference_number,
+                        transaction_id=row.id,
+                        total_quantity_available=product.total_available,
+                    ),
                 )
 
 

@@ -13,6 +13,10 @@ EVENTS_EXCHANGE = "inventory.events"
 PRODUCT_EXCHANGE = "product.events"
 PRODUCT_QUEUE = "inventory.product-events"
 DEAD_LETTERS = "inventory.dead-letters"
+EXCHANGES = (EVENTS_EXCHANGE, PRODUCT_EXCHANGE, DEAD_LETTERS)
+PRODUCT_KEYS = ("product.productcreated.product", "product.productupdated.product", "product.productdeleted.product")
+BINDINGS = {PRODUCT_QUEUE: (PRODUCT_EXCHANGE, PRODUCT_KEYS), DEAD_LETTERS: (DEAD_LETTERS, ("#",))}
+"""Every queue of rule R20: the exchange it is bound to, and the patterns."""
 SOURCE = "inventory-service"
 EVENT_VERSION = "1.0.0"
 

@@ -20,7 +20,7 @@ _last = 0
 
 def new_id(prefix: str) -> str:
     """Return ``prefix_`` and an upper-case ULID, for example ``inv_01JD…``."""
-    global _last
+    global _last  # noqa: PLW0603 - what makes ids rise is one count a process
     now = time.time_ns() // 1_000_000
     with _lock:
         # Same millisecond (or a clock that stepped back): count on, so that order of creation is order of ids.

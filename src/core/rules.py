@@ -269,14 +269,13 @@ def expire_due(book: Book) -> None:
 
 def _expire(book: Book, reservation: Reservation) -> None:
     posting = Posting(book, Cause(SYSTEM), reservation)
-    lines = []
-    for line in reservation.lines:
+    lines = list(reservation.lines)
+    for place, line in enumerate(lines):
         item = book.items.get(line.inventory_item_id)
         if line.held and item is not None and item.product_id in book.products:
             posting.expired[item.id] = (reservation, line.held)
             posting.post(item, "EXPIRY", reserved=-line.held, reservation_id=reservation.id)
-            line = replace(line, released_quantity=line.released_quantity + line.held)
-        lines.append(line)
+            lines[place] = replace(line, released_quantity=line.released_quantity + line.held)
     posting.close()
     over = not any(line.held for line in lines)
     book.reservations[reservation.id] = replace(
@@ -335,13 +334,12 @@ def _fulfil(book: Book, operation: Fulfil, cause: Cause) -> Reservation:
     leaving = _leaving(book, reservation, operation.body)
     posting = Posting(book, cause, reservation)
     posting.reason = operation.body.reason
-    lines = []
-    for line in reservation.lines:
+    lines = list(reservation.lines)
+    for place, line in enumerate(lines):
         if quantity := leaving.get(line.inventory_item_id, 0):
             item = _item(book, line.inventory_item_id)
             posting.post(item, "FULFILMENT", on_hand=-quantity, reserved=-quantity, reservation_id=reservation.id)
-            line = replace(line, fulfilled_quantity=line.fulfilled_quantity + quantity)
-        lines.append(line)
+            lines[place] = replace(line, fulfilled_quantity=line.fulfilled_quantity + quantity)
     posting.close()
     return _step(
         book,

@@ -41,7 +41,7 @@ def _number(description: str, least: int, most: int) -> Meta:
 
 
 def _choice(description: str, *words: str) -> Meta:
-    return Meta(description=description, extra={"allowed": f"of {', '.join(words)}", "words": words})
+    return Meta(description=description, extra={"allowed": f"among {', '.join(words)}", "words": words})
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -213,8 +213,9 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
         if not variable.startswith(PREFIX) or name == "config" or name.startswith("test_"):
             continue
         if name not in SETTINGS:
-            nearest = _nearest(variable, [PREFIX + known.upper() for known in SETTINGS])
-            raise SettingError(f"The environment variable {variable} is no setting of this service{nearest}{hint}.")
+            raise SettingError(
+                f"The environment variable {variable} is no setting of this service{_nearest(name, PREFIX)}{hint}."
+            )
         yield name, value, f"environment {variable}"
 
 
@@ -231,7 +232,7 @@ def _from_file(path: str | Path | None) -> Iterator[tuple[str, Any, str]]:
     for key, value in _flat(content):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.removeprefix("inventory.")).lower()
         if name not in SETTINGS:
-            raise SettingError(f"{key} in {file} is no setting of this service{_nearest(name, list(SETTINGS))}.")
+            raise SettingError(f"{key} in {file} is no setting of this service{_nearest(name)}.")
         yield name, value, str(file)
 
 
@@ -243,9 +244,11 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    found = get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]}" if found else ""
+def _nearest(name: str, prefix: str = "") -> str:
+    found = get_close_matches(name, SETTINGS, n=1)
+    if not found:
+        return ""
+    return f"; did you mean {prefix + found[0].upper() if prefix else found[0]}"
 
 
 def _parsed(name: str, value: Any, origin: str) -> Any:

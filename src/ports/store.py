@@ -7,7 +7,6 @@ the relay, each in a short transaction of its own.
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
@@ -59,8 +58,10 @@ class Transaction(Protocol):
         ...
 
     async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
-        """Read the locked products, what is ``wanted`` of them, and the clock. Statements of their own, after the locks
-        (rule R1)."""
+        """Read the locked products, their due holds, what is ``wanted`` of them, and the clock.
+
+        In statements of their own, after the locks (rule R1).
+        """
         ...
 
     async def answers(self, keys: Collection[IdempotencyKey]) -> list[StoredAnswer]:
@@ -70,8 +71,8 @@ class Transaction(Protocol):
     async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:
         """Write what the book has changed, then the answers.
 
-        Returns False, having to be rolled back, when a row is not as it was loaded or a key exists by now: the batch must
-        be done again.
+        Returns False, having to be rolled back, when a row is not as it was loaded or a key exists by now: the batch
+        must be done again.
 
         Raises:
             InventoryError: the database refuses a row that is ours to refuse, such as a SKU taken in the meantime.
@@ -199,8 +200,10 @@ class Store(Protocol):
         ...
 
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
-        """Return unpublished events: products with a waiting critical event first, then the oldest; each product's from
-        its lowest sequence on, in order (rules R17, R18). Products in ``skip`` are left out."""
+        """Return unpublished events: products with a waiting critical event first, then the oldest (rules R17, R18).
+
+        Each product's come from its lowest sequence on, in order. Products in ``skip`` are left out.
+        """
         ...
 
     async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:

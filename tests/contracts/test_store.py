@@ -201,7 +201,8 @@ async def test_everything_comes_back_as_it_was_saved(store: Store) -> None:
     (warehouse,) = await carry_out(store, house)
     metadata = {"deep": [1, {"naïve": None}], "text": "\U0001f600 '\"\\\x00"}
     (item,) = await carry_out(
-        store, CreateItem(sku="S%s?:1'", product_id="prod_1", warehouse_id="wh_1", initial_quantity=40, metadata=metadata)
+        store,
+        CreateItem(sku="S%s?:1'", product_id="prod_1", warehouse_id="wh_1", initial_quantity=40, metadata=metadata),
     )
     assert isinstance(item, Item)
     adjust = Adjust(
@@ -276,7 +277,9 @@ async def test_answers_are_found_by_issuer_subject_and_key_together(store: Store
 
 async def test_stored_answers_are_bytes(store: Store) -> None:
     """Fingerprints and answers are any bytes."""
-    stored = StoredAnswer(key("a", bytes(range(256))), Answer.store([Unavailable("later", retry_after=1)]) + b"\x00\xff")
+    stored = StoredAnswer(
+        key("a", bytes(range(256))), Answer.store([Unavailable("later", retry_after=1)]) + b"\x00\xff"
+    )
     await carry_out(store, answers=[stored])
 
     async with store.transaction() as transaction:

@@ -20,6 +20,10 @@ _CHANNEL = "inventory_outbox"
 _MIGRATION_LOCK = 7_364_201
 _SETTLE_SECONDS = 5.0
 _NO_SUCH_TRANSACTION = "22023"
+_LOST = (
+    "The database was lost in the middle of the commit. Ask again with the same Idempotency-Key: it will be done once, "
+    "or its answer told again."
+)
 _NOTIFY_GAP_SECONDS = 0.005
 _SESSION = {
     "application_name": "inventory-service",
@@ -99,19 +103,14 @@ class PostgresDatabase:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
-                status: str | None = "in progress"
-                while status == "in progress":
+                while True:
                     with suppress(Unavailable):
-                        status = await self._status(transaction_id)
-                        if status == "aborted":
+                        if (status := await self._status(transaction_id)) == "aborted":
                             return False
-                        if status == "committed" and witness is not None:
+                        if status != "in progress":
                             return await self._wrote(witness)
                     await asyncio.sleep(0.05)
-        raise OutcomeUnknown(
-            "The database was lost in the middle of the commit. Ask again with the same Idempotency-Key: "
-            "it will be done once, or its answer told again."
-        )
+        raise OutcomeUnknown(_LOST)
 
     async def _status(self, transaction_id: str) -> str | None:
         status = text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))")
@@ -124,8 +123,10 @@ class PostgresDatabase:
                 raise
             return "aborted"  # lost in a crash, and its id not given to another one yet
 
-    async def _wrote(self, witness: str) -> bool:
+    async def _wrote(self, witness: str | None) -> bool:
         """Whether this ledger row is there; to be asked after the status, so that a commit in between is seen."""
+        if witness is None:
+            raise OutcomeUnknown(_LOST)
         async with self.reading() as connection:
             row = select(stock_transaction.c.id).where(stock_transaction.c.id == witness)
             return await connection.scalar(row) is not None

@@ -1,16 +1,17 @@
 """SQLite through aiosqlite: one writing connection a process, taking turns with other processes (rule R8).
 
-``sqlite://`` without a path is a database in memory, for tests: everything then shares the one connection.
+``sqlite://`` without a path is a database of its own, gone when it is closed. (A temporary file: one in memory would go
+with its connection, and that goes with the first caller who is cancelled.)
 """
 
 import asyncio
 import fcntl
-import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import msgspec
@@ -38,17 +39,14 @@ class SqliteDatabase:
     """See ``Database``."""
 
     def __init__(self, url: URL) -> None:
-        path = url.database
-        in_memory = not path or path == ":memory:"
-        self._turns = None if in_memory else _Turns(Path(str(path)))
+        self._scratch: TemporaryDirectory[str] | None = None
+        if not url.database or url.database == ":memory:":
+            self._scratch = TemporaryDirectory(prefix="inventory-")
+            url = url.set(database=f"{self._scratch.name}/inventory.db")
+        self._turns = _Turns(Path(str(url.database)))
         self._lock = asyncio.Lock()
-        self._keeper: sqlite3.Connection | None = None
-        if in_memory:
-            # A caller that is cancelled takes its connection with it; this one keeps the database alive.
-            url = URL.create("sqlite", database=f"file:/{secrets.token_hex(8)}", query={"vfs": "memdb", "uri": "true"})
-            self._keeper = sqlite3.connect(f"{url.database}?vfs=memdb", uri=True)
         self._engine = _engine(url, size=1, begin="BEGIN IMMEDIATE")
-        self._readers = None if in_memory else _engine(url, size=4, begin="BEGIN")
+        self._readers = _engine(url, size=4, begin="BEGIN")
         self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
         self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
         self._listeners: set[asyncio.Event] = set()
@@ -65,24 +63,17 @@ class SqliteDatabase:
         async with asyncio.timeout(_WAIT_SECONDS):
             await self._lock.acquire()
         try:
-            if self._turns is None:
+            async with self._turns.take():
                 yield
-            else:
-                async with self._turns.take():
-                    yield
         finally:
             self._lock.release()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Read the last commit's snapshot beside the writer; in memory, in turn with it."""
-        if self._readers is None:
-            async with self.writing() as connection:
+        """Read the last commit's snapshot beside the writer."""
+        with faults():
+            async with self._readers.connect() as connection:
                 yield connection
-        else:
-            with faults():
-                async with self._readers.connect() as connection:
-                    yield connection
 
     async def commit(
         self, connection: AsyncConnection, transaction_id: str | None, *, witness: str | None = None
@@ -164,12 +155,10 @@ class SqliteDatabase:
     async def close(self) -> None:
         """Close the connections."""
         await self._engine.dispose()
-        if self._readers is not None:
-            await self._readers.dispose()
-        if self._turns is not None:
-            self._turns.close()
-        if self._keeper is not None:
-            self._keeper.close()
+        await self._readers.dispose()
+        self._turns.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
 
 class _Turns:

@@ -257,9 +257,7 @@ def warehouse_of(row: Any) -> Warehouse:
     return Warehouse(**fields, lead_time_days=days)
 
 
-async def read_reservations(
-    database: Database, connection: AsyncConnection, ids: Collection[str]
-) -> list[Reservation]:
+async def read_reservations(database: Database, connection: AsyncConnection, ids: Collection[str]) -> list[Reservation]:
     """Return reservations with their lines; product, warehouse and SKU of a line are its item's."""
     if not ids:
         return []

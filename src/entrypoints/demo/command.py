@@ -113,7 +113,7 @@ class _Stage:
             lifetime=TOKEN_SECONDS,
         )
         file = (self._home / f"{role}.header").resolve()
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as header:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as header:
             header.write(f"Authorization: Bearer {token}\n")
         return file
 

@@ -71,7 +71,7 @@ def _hold(item: object, quantity: int) -> Reserve:
 
 
 def _others() -> Iterator[list[CreateItem]]:
-    dice = random.Random(20)  # noqa: S311 - sample data, not secrets
+    dice = random.Random(20)
     for number in range(2, PRODUCTS + 1):
         material, thing = dice.choice(_MATERIALS), dice.choice(_THINGS)
         yield [

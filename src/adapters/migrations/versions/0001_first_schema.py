@@ -142,7 +142,8 @@ def upgrade() -> None:
         sa.Column("released_quantity", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
             "quantity > 0 AND fulfilled_quantity >= 0 AND released_quantity >= 0 "
-            "AND fulfilled_quantity + released_quantity <= quantity", name=op.f("reservation_line_quantities_check")
+            "AND fulfilled_quantity + released_quantity <= quantity",
+            name=op.f("reservation_line_quantities_check"),
         ),
         sa.PrimaryKeyConstraint("reservation_id", "line", name=op.f("reservation_line_pkey")),
     )

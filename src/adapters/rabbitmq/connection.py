@@ -1,4 +1,4 @@
-"""Connections to RabbitMQ that never hang and always come back; what is said over them is ``rabbitmq``'s business.
+"""Connections to RabbitMQ that never hang and always come back; what is said over them is ``broker``'s business.
 
 aio-pika's robust connection is left aside: it retries in step with everybody else's, and it cannot be ended while the
 broker is silent. Here a task of ours keeps each connection, every conversation with the broker has a deadline, and a

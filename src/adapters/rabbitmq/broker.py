@@ -22,10 +22,9 @@ from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
 from yarl import URL
 
-from adapters.amqp import ALARM, CLOSE_SECONDS, Connection, Upkeep, backoff, conversation
-from adapters.topology import BINDINGS, EXCHANGES
+from adapters.rabbitmq.connection import ALARM, CLOSE_SECONDS, Connection, Upkeep, backoff, conversation
 from core.errors import Conflict, Unavailable, ValidationFailed
-from core.events import DEAD_LETTERS, PRODUCT_QUEUE, SOURCE
+from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES, PRODUCT_QUEUE, SOURCE
 from ports.broker import Broker, Message, Receipt
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
