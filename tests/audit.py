@@ -73,11 +73,11 @@ class Books:
 
     def _check_reservations(self) -> None:
         """What items have reserved is what open reservations hold; each has its own lines and its own ledger rows."""
-        open_ids = {id for id, reservation in self.reservations.items() if reservation["status"] == "HELD"}
         held: dict[str, int] = defaultdict(int)
         for line in self.lines:
-            if line["reservation_id"] in open_ids:
-                held[line["inventory_item_id"]] += line["quantity"]
+            left = line["quantity"] - line["fulfilled_quantity"] - line["released_quantity"]
+            assert left == 0 or self.reservations[line["reservation_id"]]["status"] in ("HELD", "CONFIRMED")
+            held[line["inventory_item_id"]] += left
         assert {item["id"]: item["reserved"] for item in self.items} == {
             item["id"]: held[item["id"]] for item in self.items
         }

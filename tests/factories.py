@@ -1,7 +1,7 @@
 """Stock for tests. What a test does not name is dull: consistent balances, one warehouse, one product, one instant."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from polyfactory import PostGenerated, Use
@@ -81,19 +81,20 @@ class TransactionFactory(MsgspecFactory[StockTransaction]):
 
 
 class ReservationFactory(MsgspecFactory[Reservation]):
-    """A hold of nothing, ``res_1``."""
+    """A hold of nothing for 15 minutes, ``res_1``."""
 
     id = "res_1"
     status = "HELD"
     reference_type = "ORDER"
     reference_number = "SO-9"
     lines = ()
-    expires_at = NOW
+    expires_at = NOW + timedelta(minutes=15)
+    confirmed_at = None
     created_at = NOW
     updated_at = NOW
 
 
-def line_of(item: Item, quantity: int, *, fulfilled: int = 0) -> ReservationLine:
+def line_of(item: Item, quantity: int, *, fulfilled: int = 0, released: int = 0) -> ReservationLine:
     """Return a reservation's line on ``item``."""
     return ReservationLine(
         inventory_item_id=item.id,
@@ -102,6 +103,7 @@ def line_of(item: Item, quantity: int, *, fulfilled: int = 0) -> ReservationLine
         sku=item.sku,
         quantity=quantity,
         fulfilled_quantity=fulfilled,
+        released_quantity=released,
     )
 
 

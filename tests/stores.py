@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import select
@@ -38,7 +38,7 @@ async def empty(url: str) -> None:
 
 
 @asynccontextmanager
-async def batch(store: Store, *product_ids: str, **wanted: set[str]) -> AsyncIterator[tuple[Transaction, Book]]:
+async def batch(store: Store, *product_ids: str, **wanted: Any) -> AsyncIterator[tuple[Transaction, Book]]:
     """Begin a transaction that has locked and loaded these products; it is up to the block to save."""
     async with store.transaction() as transaction:
         await transaction.lock(product_ids, wait=True)

@@ -1,6 +1,6 @@
 """Events on the wire: the specification's example field for field, and what we add to it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from core.book import Book, Cause
 from core.events import OutboxRow
 from core.ids import is_id
 from core.operations import Count, Operation, Receive, Release, Reserve, ReserveLine, SetPolicy, Ship
-from core.rules import decide
+from core.rules import decide, expire_due
 from core.stock import Reservation
 
 AT = datetime(2023, 5, 20, 10, 15, tzinfo=UTC)
@@ -167,6 +167,28 @@ def test_back_in_stock_says_how_much_is_there() -> None:
     }
 
 
+def test_an_expiry_says_whose_hold_it_was() -> None:
+    """ReservationExpired names the hold, its reference and the units of this item that are free again."""
+    book = book_of(ITEM)
+    line = ReserveLine(inventory_item_id=ITEM.id, quantity=4)
+    asked = Reserve(lines=(line,), reference_type="ORDER", reference_number="SO-9", expires_in_seconds=60)
+    held = decide(book, asked, Cause("someone"))
+    assert isinstance(held, Reservation)
+    book.now += timedelta(seconds=60)
+    expire_due(book)
+    event = msgspec.json.decode(book.outbox[-1].body)
+
+    assert "ReservationExpired" == event["eventType"]
+    assert event["payload"] == SUBJECT | {
+        "reservationId": held.id,
+        "quantity": 4,
+        "referenceType": "ORDER",
+        "referenceNumber": "SO-9",
+        "transactionId": book.ledger[-1].id,
+        "totalQuantityAvailable": 50,
+    }
+
+
 def test_totals_count_every_sku_and_warehouse() -> None:
     """The totals in a payload are the product's, not the item's."""
     elsewhere = ItemFactory.build(product_id=ITEM.product_id, sku="WIDGET-3", on_hand=4)
@@ -235,6 +257,7 @@ def test_every_payload_can_be_read_back() -> None:
         ("LowStockThresholdReached", "inventory.lowstockthresholdreached.inventoryitem"),
         ("OutOfStock", "inventory.outofstock.inventoryitem"),
         ("BackInStock", "inventory.backinstock.inventoryitem"),
+        ("ReservationExpired", "inventory.reservationexpired.inventoryitem"),
     ],
 )
 def test_routing_keys_are_the_specifications(event_type: str, key: str) -> None:

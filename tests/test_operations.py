@@ -16,16 +16,22 @@ from factories import (
 )
 from msgspec import UNSET
 
-from core.errors import KINDS, InsufficientStock, InventoryError, NotFound
+from core.errors import KINDS, InsufficientStock, InventoryError, NotFound, ReservationExpired
 from core.operations import (
     Activate,
     Adjust,
     Answer,
     Change,
+    Confirm,
     Count,
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    Expire,
+    Extend,
+    ExtendBody,
+    Fulfil,
+    FulfilBody,
     IdempotencyKey,
     ItemPatch,
     Operation,
@@ -291,6 +297,25 @@ def test_a_reservation_has_1_to_200_good_lines(lines: Any) -> None:
         decoded(Reserve, lines=lines)
 
 
+@pytest.mark.parametrize("seconds", [0, 86_401, "60"])
+def test_a_hold_is_extended_within_the_same_bounds(seconds: Any) -> None:
+    """Extending lasts 900 seconds unless said otherwise, and a day at most (rule R11)."""
+    assert ExtendBody(expires_in_seconds=900) == decoded(ExtendBody)
+    with pytest.raises(msgspec.ValidationError, match="expiresInSeconds"):
+        decoded(ExtendBody, expiresInSeconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "body", [{"lines": []}, {"lines": [LINE | {"quantity": -1}]}, {"reason": "a\n"}, {"all": True}]
+)
+def test_a_fulfilment_names_good_lines_or_none(body: dict[str, Any]) -> None:
+    """No lines means everything; an empty list would mean nothing and is refused."""
+    assert FulfilBody() == decoded(FulfilBody) == Fulfil(reservation_id="res_1").body
+    assert (ReserveLine(inventory_item_id="inv_1", quantity=2),) == decoded(FulfilBody, lines=[LINE]).lines
+    with pytest.raises(msgspec.ValidationError):
+        decoded(FulfilBody, **body)
+
+
 def test_an_item_starts_with_the_documented_defaults() -> None:
     """What a new item does not say is zero, threshold 10 and target 50, and no metadata that others share."""
     item = decoded(CreateItem, **PLACE)
@@ -394,6 +419,10 @@ RESULTS: list[tuple[Operation, Outcome]] = [
         ReservationFactory.build(lines=(line_of(ITEM, 2), line_of(ITEM, 3, fulfilled=1)), expires_at=NOW),
     ),
     (Release(reservation_id="res_1"), ReservationFactory.build(status="RELEASED", expires_at=None)),
+    (Confirm(reservation_id="res_1"), ReservationFactory.build(status="CONFIRMED", expires_at=None, confirmed_at=NOW)),
+    (Extend(reservation_id="res_1", expires_in_seconds=60), ReservationFactory.build()),
+    (Fulfil(reservation_id="res_1"), ReservationFactory.build(lines=(line_of(ITEM, 3, fulfilled=1, released=2),))),
+    (Expire(reservation_id="res_1"), ReservationFactory.build(status="EXPIRED")),
     (CreateItem(sku="A", product_id="p", warehouse_id="wh_1"), ITEM),
     (UpdateItem(inventory_item_id="inv_1", patch=ItemPatch()), ItemFactory.build(status="INACTIVE")),
     (UpdateProduct(product_id="p", patch=ProductPatch(low_stock_threshold=1)), ProductFactory.build()),
@@ -419,6 +448,15 @@ def test_a_refusal_is_told_again_exactly(kind: type[InventoryError]) -> None:
 
     assert isinstance(again, InventoryError)
     assert (kind, "Not now.", EXTRA, "Not now.") == (type(again), again.detail, again.extra, str(again))
+
+
+def test_every_outcome_reads_the_same_the_second_time() -> None:
+    """What has no form of its own in JSON, such as an instant behind a refusal, is told again in the same letters."""
+    refusal = ReservationExpired("It expired.", expiresAt=NOW)
+    (again,) = Answer.tell(Answer.store([refusal]), [Confirm(reservation_id="res_1")])
+
+    assert isinstance(again, ReservationExpired)
+    assert msgspec.json.encode(refusal.extra) == msgspec.json.encode(again.extra)
 
 
 def test_no_error_class_is_unknown_to_stored_answers() -> None:

@@ -14,6 +14,7 @@ from core.errors import (
     ItemInactive,
     NotFound,
     PreconditionFailed,
+    ReservationExpired,
     SkuConflict,
     ValidationFailed,
     VersionConflict,
@@ -22,10 +23,15 @@ from core.operations import (
     BALANCE_MAX,
     Activate,
     Adjust,
+    Confirm,
     Count,
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    Expire,
+    Extend,
+    Fulfil,
+    FulfilBody,
     ItemPatch,
     Operation,
     ProductPatch,
@@ -43,7 +49,7 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.rules import decide
+from core.rules import decide, expire_due
 from core.stock import Item, LeadTime, Product, Reservation, Warehouse
 
 R = TypeVar("R")
@@ -65,6 +71,12 @@ def reserved(book: Book, *wanted: tuple[Item, int], **fields: Any) -> Reservatio
     """Reserve these quantities."""
     lines = tuple(ReserveLine(inventory_item_id=item.id, quantity=quantity) for item, quantity in wanted)
     return done(book, Reserve(lines=lines, **fields), Reservation)
+
+
+def fulfil(reservation: Reservation, *leaving: tuple[Item, int]) -> Fulfil:
+    """Return the operation by which these quantities of a reservation leave."""
+    lines = tuple(ReserveLine(inventory_item_id=item.id, quantity=quantity) for item, quantity in leaving)
+    return Fulfil(reservation_id=reservation.id, body=FulfilBody(lines=lines))
 
 
 def told(book: Book) -> list[tuple[str, str]]:
@@ -169,6 +181,10 @@ def test_an_expected_version_must_be_the_current_one() -> None:
         Reserve(lines=(ReserveLine(inventory_item_id="inv_0", quantity=1),)),
         UpdateItem(inventory_item_id="inv_0", patch=ItemPatch(name="New")),
         Release(reservation_id="res_0"),
+        Confirm(reservation_id="res_0"),
+        Extend(reservation_id="res_0", expires_in_seconds=60),
+        Fulfil(reservation_id="res_0"),
+        Expire(reservation_id="res_0"),
         UpdateProduct(product_id="prod_0", patch=ProductPatch(low_stock_threshold=1)),
         UpdateWarehouse(warehouse_id="wh_0", patch=WarehousePatch(active=False)),
         CreateItem(sku="A", product_id="prod_1", warehouse_id="wh_0"),
@@ -476,7 +492,7 @@ def test_a_release_gives_back_what_was_held() -> None:
     ended = done(book, Release(reservation_id=held.id, reason="Cancelled"), Reservation)
     row = book.ledger[-1]
 
-    assert ("RELEASED", None, held.lines) == (ended.status, ended.expires_at, ended.lines)
+    assert ("RELEASED", None, (line_of(item, 4, released=4),)) == (ended.status, ended.expires_at, ended.lines)
     assert ended == book.reservations[held.id]
     assert (30, 0, 30, 0) == levels(book.items[item.id])
     assert ("RELEASE", -4, held.id, "Cancelled", "ORDER", "SO-9") == (
@@ -496,7 +512,8 @@ def test_a_release_after_part_was_shipped_ends_fulfilled() -> None:
     book = book_of(part, whole, reservations=[ReservationFactory.build(status="CONFIRMED", lines=lines)])
     ended = done(book, Release(reservation_id="res_1"), Reservation)
 
-    assert ("FULFILLED", lines) == (ended.status, ended.lines)
+    assert "FULFILLED" == ended.status
+    assert (line_of(part, 5, fulfilled=2, released=3), line_of(whole, 4, fulfilled=4)) == ended.lines
     assert [(part.id, -3)] == [(row.inventory_item_id, row.reserved_change) for row in book.ledger]
 
 
@@ -520,6 +537,184 @@ def test_a_release_that_cannot_be_whole_changes_nothing() -> None:
         decide(book, Release(reservation_id="res_1"), Cause("clerk"))
 
     assert ([], here) == (book.ledger, book.items[here.id])
+
+
+def test_a_confirmed_reservation_does_not_expire() -> None:
+    """Confirming ends the hold's clock, once; nothing of the stock changes (rule R11)."""
+    item = ItemFactory.build(on_hand=30)
+    book = book_of(item)
+    held = reserved(book, (item, 4), expires_in_seconds=60)
+    confirmed = done(book, Confirm(reservation_id=held.id), Reservation)
+
+    assert ("CONFIRMED", None, NOW) == (confirmed.status, confirmed.expires_at, confirmed.confirmed_at)
+    assert confirmed == done(book, Confirm(reservation_id=held.id), Reservation)
+    book.now = NOW + timedelta(days=400)
+    expire_due(book)
+    assert ("CONFIRMED", 4) == (book.reservations[held.id].status, book.items[item.id].reserved)
+
+
+def test_a_hold_is_extended_from_now() -> None:
+    """The new end counts from the moment of asking, also when it comes earlier than the old one (rule R11)."""
+    item = ItemFactory.build(on_hand=30)
+    book = book_of(item)
+    held = reserved(book, (item, 4), expires_in_seconds=900)
+    book.now = later = NOW + timedelta(seconds=10)
+    extended = done(book, Extend(reservation_id=held.id, expires_in_seconds=60), Reservation)
+
+    assert ("HELD", later + timedelta(seconds=60)) == (extended.status, extended.expires_at)
+    done(book, Confirm(reservation_id=held.id), Reservation)
+    with pytest.raises(Conflict, match="does not expire"):
+        done(book, Extend(reservation_id=held.id, expires_in_seconds=60), Reservation)
+
+
+def test_fulfilling_takes_the_promised_units_off_the_shelf() -> None:
+    """On hand and reserved fall together, so what is available stays and nobody is told anything."""
+    item = ItemFactory.build(on_hand=30, safety_stock=5)
+    book = book_of(item)
+    held = reserved(book, (item, 4), reference_type="ORDER", reference_number="SO-9")
+    told(book)
+    ended = done(book, Fulfil(reservation_id=held.id, body=FulfilBody(reason="Packed")), Reservation)
+    row = book.ledger[-1]
+
+    assert ("FULFILLED", (line_of(item, 4, fulfilled=4),)) == (ended.status, ended.lines)
+    assert (26, 0, 21, 0) == levels(book.items[item.id])
+    assert [] == told(book)
+    assert ("FULFILMENT", -4, -4, held.id, "Packed", "SO-9") == (
+        row.type,
+        row.on_hand_change,
+        row.reserved_change,
+        row.reservation_id,
+        row.reason,
+        row.reference_number,
+    )
+
+
+def test_fulfilling_a_part_confirms_the_rest() -> None:
+    """What has not left stays promised without an end; the last part fulfils the reservation (rule R11)."""
+    item, other = ItemFactory.build(on_hand=30), ItemFactory.build(sku="B", on_hand=30)
+    book = book_of(item, other)
+    held = reserved(book, (item, 4), (other, 2))
+    part = done(book, fulfil(held, (item, 1), (item, 2)), Reservation)
+
+    assert ("CONFIRMED", None, NOW) == (part.status, part.expires_at, part.confirmed_at)
+    assert (line_of(item, 4, fulfilled=3), line_of(other, 2)) == part.lines
+    book.now += timedelta(hours=1)
+    whole = done(book, Fulfil(reservation_id=held.id), Reservation)
+    assert ("FULFILLED", NOW) == (whole.status, whole.confirmed_at)
+    assert [(26, 0, 26, 0), (28, 0, 28, 0)] == [levels(item) for item in book.items.values()]
+
+
+def test_no_more_leaves_than_was_promised() -> None:
+    """Lines are added up; more than held, or an item the reservation does not name, is refused as a whole."""
+    item, other = ItemFactory.build(on_hand=30), ItemFactory.build(sku="B", on_hand=30)
+    book = book_of(item, other)
+    held = reserved(book, (item, 4))
+    for lines in ([(item, 5)], [(item, 3), (item, 2)], [(item, 1), (other, 1)]):
+        with pytest.raises(Conflict, match="holds"):
+            done(book, fulfil(held, *lines), Reservation)
+
+    assert (30, 4, 26, 0) == levels(book.items[item.id])
+    assert held == book.reservations[held.id]
+
+
+def test_no_more_leaves_than_is_there() -> None:
+    """After a count found less than promised, only what is on the shelf can be fulfilled (rule R9)."""
+    item = ItemFactory.build(on_hand=10)
+    book = book_of(item)
+    held = reserved(book, (item, 8))
+    changed(book, Count(inventory_item_id=item.id, counted_quantity=5))
+    with pytest.raises(InsufficientStock) as refusal:
+        done(book, Fulfil(reservation_id=held.id), Reservation)
+
+    assert {"inventoryItemId": item.id, "requested": 8, "available": 5} == refusal.value.extra
+    done(book, fulfil(held, (item, 5)), Reservation)
+    assert (0, 3, 0, 3) == levels(book.items[item.id])
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [("RELEASED", Conflict), ("FULFILLED", Conflict), ("EXPIRED", ReservationExpired)]
+)
+@pytest.mark.parametrize(
+    "step",
+    [
+        Confirm(reservation_id="res_1"),
+        Extend(reservation_id="res_1", expires_in_seconds=60),
+        Fulfil(reservation_id="res_1"),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_what_has_ended_cannot_go_on(step: Operation, status: str, error: type[Conflict]) -> None:
+    """An ended reservation takes no further step; an expired one says so by its own code (rule R11)."""
+    book = book_of(reservations=[ReservationFactory.build(status=status)])
+    with pytest.raises(error) as refusal:
+        decide(book, step, Cause("clerk"))
+
+    assert error.code == refusal.value.code
+
+
+def test_a_hold_ends_at_its_instant() -> None:
+    """A microsecond before its end a hold can be confirmed, at its end it is over (rules R10, R11)."""
+    item = ItemFactory.build(on_hand=30)
+    book = book_of(item)
+    held = reserved(book, (item, 4), expires_in_seconds=60)
+    book.now = NOW + timedelta(seconds=60) - timedelta(microseconds=1)
+    expire_due(book)
+    assert held == done(book, Expire(reservation_id=held.id), Reservation)
+
+    book.now = NOW + timedelta(seconds=60)
+    expire_due(book)
+    ended = done(book, Expire(reservation_id=held.id), Reservation)
+    assert ("EXPIRED", (line_of(item, 4, released=4),)) == (ended.status, ended.lines)
+    assert ended == done(book, Release(reservation_id=held.id), Reservation)
+    book.now += timedelta(seconds=1)
+    expire_due(book)
+    assert ended == book.reservations[held.id]
+    with pytest.raises(ReservationExpired):
+        done(book, Confirm(reservation_id=held.id), Reservation)
+
+
+def test_expiry_is_recorded_and_told() -> None:
+    """The units are free again, by the service's own hand, with the edges that follow and one event a line."""
+    item, other = ItemFactory.build(on_hand=4), ItemFactory.build(sku="B", on_hand=6)
+    book = book_of(item, other)
+    held = reserved(book, (item, 4), (other, 6), expires_in_seconds=60)
+    told(book)
+    book.now = NOW + timedelta(seconds=60)
+    expire_due(book)
+
+    assert [(4, 0, 4, 0), (6, 0, 6, 0)] == [levels(item) for item in book.items.values()]
+    assert [("EXPIRY", -4, held.id, "inventory-service"), ("EXPIRY", -6, held.id, "inventory-service")] == [
+        (row.type, row.reserved_change, row.reservation_id, row.actor) for row in book.ledger[2:]
+    ]
+    assert [
+        ("StockLevelChanged", item.id),
+        ("StockLevelChanged", other.id),
+        ("LowStockThresholdReached", item.id),
+        ("LowStockThresholdReached", other.id),
+        ("BackInStock", other.id),
+        ("ReservationExpired", item.id),
+        ("ReservationExpired", other.id),
+    ] == told(book)
+
+
+def test_a_hold_over_products_expires_as_they_are_locked() -> None:
+    """A line whose product is not locked waits; the hold is EXPIRED when its last line is free (rule R10)."""
+    here, there = ItemFactory.build(on_hand=20), ItemFactory.build(product_id="prod_2", sku="B", on_hand=20)
+    book = book_of(here, there)
+    held = reserved(book, (here, 1), (there, 2), expires_in_seconds=60)
+    book.now = NOW + timedelta(seconds=60)
+    elsewhere = book.products.pop("prod_2")
+    expire_due(book)
+    assert ("HELD", 0, 2) == (
+        book.reservations[held.id].status,
+        book.items[here.id].reserved,
+        book.items[there.id].reserved,
+    )
+
+    book.products["prod_2"] = elsewhere
+    expire_due(book)
+    assert ("EXPIRED", 0) == (book.reservations[held.id].status, book.items[there.id].reserved)
+    assert 1 == len([row for row in book.ledger if row.type == "EXPIRY" and row.inventory_item_id == here.id])
 
 
 # -- events -----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 Exit codes: 0 done (Ctrl-C and SIGTERM too), 1 problems found, 2 usage or a setting, 3 a service is away.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -28,14 +30,13 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     """Give a command the options that set settings; it gets the ``Config`` that follows as ``config``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
         def configured(config: str | None, **arguments: Any) -> None:
             from entrypoints.config import load
 
             settings = {name: arguments.pop(name) for name in names}
             command(config=load(settings, toml_path=config), **arguments)
 
-        configured.__name__, configured.__doc__ = command.__name__, command.__doc__
-        configured.__dict__.update(command.__dict__)
         decorated: Callable[..., None] = click.option("--config", metavar="FILE", help="A settings file.")(configured)
         for name in reversed(names):
             option = click.option(f"--{name.replace('_', '-')}", metavar="TEXT", help=_SETTINGS[name])
@@ -58,6 +59,7 @@ def inventory() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: Sequence[str]) -> None:
     """Run the whole service here, with sample stock: nothing to install, nothing to set."""
+    _stoppable()
     from entrypoints.demo.command import command
 
     command.main(arguments, prog_name="inventory demo", standalone_mode=False)
@@ -67,6 +69,7 @@ def demo(arguments: Sequence[str]) -> None:
 @with_settings(*_SETTINGS)
 def serve(config: "Config") -> None:
     """Run everything in one process: HTTP, the outbox relay, and the store prepared first."""
+    _stoppable()
     from entrypoints.config import check_processes, with_secret
 
     check_processes(config, "serve")
@@ -81,6 +84,7 @@ def serve(config: "Config") -> None:
 @with_settings(*_SETTINGS)
 def api(config: "Config", inherited_listener: int | None) -> None:
     """Serve HTTP only; a consumer beside it relays the events."""
+    _stoppable()
     from entrypoints.config import check_processes, with_secret
 
     check_processes(config, "api")
@@ -94,6 +98,7 @@ def api(config: "Config", inherited_listener: int | None) -> None:
 @with_settings("store", "broker", "data_dir", "log_level")
 def consumer(config: "Config") -> None:
     """Relay events from the outbox to the broker; no HTTP."""
+    _stoppable()
     from entrypoints.config import check_processes
 
     check_processes(config, "consumer")
@@ -185,12 +190,16 @@ def show(config: "Config", *, as_json: bool) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def _stoppable() -> None:
+    """Make being told to stop no failure while the process is still loading; later it takes the signals itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+
+
 def main() -> None:
     """Run the command; what a user can put right is one sentence, never a traceback."""
     try:
-        inventory(standalone_mode=True)
-    except KeyboardInterrupt:
-        sys.exit(0)
+        inventory()
     except Exception as error:
         from core.errors import InventoryError, Unavailable, ValidationFailed
 

@@ -181,6 +181,7 @@ class HttpServer(Server):
         if serving.done():
             raise InventoryError("The HTTP server ended by itself; the log says why.")
         _log.info("stopping")
+        self._listener.close()  # else connections would still be let in, and wait for nobody
         self.stop()  # type: ignore[no-untyped-call]
         await asyncio.wait({serving}, timeout=process.END_SECONDS)
         if not serving.done():

@@ -66,6 +66,7 @@ class PostgresDatabase:
         self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
         self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
         self._bell: asyncio.Task[None] | None = None
+        self._unheard = False
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -191,15 +192,18 @@ class PostgresDatabase:
 
     async def announce(self) -> None:
         """NOTIFY from a connection of its own, at most once in 5 ms: in a batch it would serialise every commit."""
+        self._unheard = True
         if self._bell is None or self._bell.done():
             self._bell = asyncio.create_task(self._ring())
 
     async def _ring(self) -> None:
-        await asyncio.sleep(_NOTIFY_GAP_SECONDS)
-        with suppress(InventoryError):
-            async with self.writing() as connection:
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+        while self._unheard:
+            await asyncio.sleep(_NOTIFY_GAP_SECONDS)
+            self._unheard = False
+            with suppress(InventoryError):
+                async with self.writing() as connection:
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
 
     @asynccontextmanager
     async def announcements(self) -> AsyncIterator[AsyncIterator[None]]:

@@ -1,0 +1,165 @@
+"""RabbitMQ goes away, or a relay does, under steady writes: everything is sold, and every event arrives, in order.
+
+A queue of the tests' own is bound to all events. What it holds in the end is compared with the outbox, row by row.
+"""
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aio_pika
+import pytest
+from audit import books, select
+from clients import Clients
+from load import Call
+from service import Fleet, Service, migrate
+from services import RabbitMQ
+
+from core.delivery import LEASE_SECONDS
+from core.events import EVENTS_EXCHANGE
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+
+PRODUCTS = 20
+PER_SECOND = 50
+CAUGHT_UP_SECONDS = 60
+TAP = "tests.tap"
+
+
+@pytest.fixture(scope="module")
+def rabbit() -> Iterator[RabbitMQ]:
+    """A node of this module's own, to be stopped and killed."""
+    with RabbitMQ() as server:
+        yield server
+
+
+@pytest.fixture
+async def broker(rabbit: RabbitMQ, postgres_url: str) -> str:
+    """A vhost where everything is declared, with a tap on all events; the store is migrated as well."""
+    url = rabbit.create_vhost()
+    migrate(postgres_url, url)
+    async with talking(url) as channel:
+        # A classic queue: a quorum queue that a crash meets within a second of its making may be lost (rule R20).
+        tap = await channel.declare_queue(TAP, durable=True)
+        await tap.bind(EVENTS_EXCHANGE, "#")
+    return url
+
+
+@pytest.mark.parametrize(
+    ("commands", "end"),
+    [(["serve"], RabbitMQ.stop), (["api", "consumer"], RabbitMQ.kill)],
+    ids=["serve, stopped", "api and consumer, killed"],
+)
+async def test_everything_is_sold_and_every_event_arrives(
+    commands: list[str],
+    end: Callable[[RabbitMQ], None],
+    rabbit: RabbitMQ,
+    broker: str,
+    postgres_url: str,
+    tmp_path: Path,
+) -> None:
+    """The broker is away for more than 10 s; nobody who buys notices, and nothing is started again but the broker."""
+    with (
+        Fleet([Service(command, store=postgres_url, broker=broker) for command in commands]) as fleet,
+        writing(fleet.members[0], tmp_path, seconds=25) as clients,
+    ):
+        await asyncio.sleep(2)
+        end(rabbit)
+        await asyncio.sleep(10)
+        with fleet.members[0].client() as client:
+            ready = client.get("/health/ready")
+            assert (ready.status_code, ready.json()["data"]["status"]) == (200, "degraded")
+        assert await waiting(postgres_url) > 0
+        rabbit.start()
+        assert {answer.status for answer in clients.finish().values()} == {201}
+        await everything_published(postgres_url)
+        await check_stream(broker, postgres_url)
+
+
+async def test_another_relay_takes_over(broker: str, postgres_url: str, tmp_path: Path) -> None:
+    """Of two consumers the one at work is killed; the other carries on within the lease, without a gap."""
+    api, *consumers = (
+        Service(command, store=postgres_url, broker=broker) for command in ("api", "consumer", "consumer")
+    )
+    with Fleet([api, *consumers]), writing(api, tmp_path, seconds=20) as clients:
+        await asyncio.sleep(3)
+        owner = await relay_pid(postgres_url)
+        (victim,) = (consumer for consumer in consumers if consumer.pid == owner)
+        (heir,) = (consumer for consumer in consumers if consumer is not victim)
+        victim.kill()
+        async with asyncio.timeout(LEASE_SECONDS + 5):
+            while await relay_pid(postgres_url) != heir.pid:
+                await asyncio.sleep(0.1)
+        assert {answer.status for answer in clients.finish().values()} == {201}
+        await everything_published(postgres_url)
+        await check_stream(broker, postgres_url)
+
+
+@contextmanager
+def writing(api: Service, folder: Path, *, seconds: int) -> Iterator[Clients]:
+    """Clients that count shelves, 50 times a second, so that products keep running out and coming back."""
+    with api.client() as client:
+        client.post("/warehouses", json={"id": "wh_1", "name": "North"}).raise_for_status()
+        items = []
+        for number in range(PRODUCTS):
+            item = {"sku": f"SKU-{number}", "productId": f"prod_{number}", "warehouseId": "wh_1"}
+            items.append(client.post("/inventory-items", json=item).raise_for_status().json()["data"]["id"])
+    calls = []
+    for number in range(seconds * PER_SECOND):
+        body = {"type": "COUNT", "inventoryItemId": random.choice(items), "countedQuantity": random.randint(0, 3)}
+        calls.append(Call("POST", "/stock-operations", body, f"count-{number}"))
+    with Clients(
+        calls, urls=[api.url], folder=folder / "counts", processes=2, connections=10, per_second=PER_SECOND
+    ) as clients:
+        clients.go()
+        yield clients
+
+
+@asynccontextmanager
+async def talking(broker: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    """A channel to the broker."""
+    async with await aio_pika.connect(broker, timeout=30) as connection, connection.channel() as channel:
+        yield channel
+
+
+async def waiting(store: str) -> int:
+    """How many events are not published yet."""
+    ((row,),) = await select(store, "SELECT count(*) AS events FROM outbox WHERE published_at IS NULL")
+    return int(row["events"])
+
+
+async def everything_published(store: str) -> None:
+    """Return when nothing waits in the outbox any more."""
+    async with asyncio.timeout(CAUGHT_UP_SECONDS):
+        while await waiting(store):
+            await asyncio.sleep(0.2)
+
+
+async def relay_pid(store: str) -> int:
+    """The process that owns the relay's lease; 0 while nobody does."""
+    ((row,),) = await select(store, "SELECT owner FROM lease WHERE name = 'relay'")
+    *_, pid, _ = row["owner"].rsplit("-", 2) if row["owner"] else ("0", "")
+    return int(pid)
+
+
+async def check_stream(broker: str, store: str) -> None:
+    """Fail unless the tap holds the outbox's every event, byte for byte, each product's in its order."""
+    found = await books(store)
+    found.check()
+    assert sorted(row["position"] for row in found.outbox) == list(range(1, len(found.outbox) + 1))
+    first: dict[str, bytes] = {}
+    async with talking(broker) as channel:
+        tap = await channel.get_queue(TAP)
+        while message := await tap.get(no_ack=True, fail=False):
+            assert message.message_id is not None
+            assert first.setdefault(message.message_id, message.body) == message.body
+    assert first == {row["event_id"]: bytes(row["body"]) for row in found.outbox}
+    arrived: dict[str, list[int]] = defaultdict(list)
+    for body in map(json.loads, first.values()):
+        arrived[body["payload"]["productId"]].append(body["metadata"]["sequence"])
+    assert len(arrived) == PRODUCTS
+    assert arrived == {id: list(range(1, len(sequences) + 1)) for id, sequences in arrived.items()}
