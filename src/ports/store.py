@@ -28,6 +28,9 @@ class Wanted(Struct, kw_only=True):
     whole_products: set[str] = set()
     places: set[tuple[str, str]] = set()
     """(sku, warehouse id) pairs whose item, if any, is wanted whichever product it belongs to."""
+    skus: set[str] = set()
+    """SKUs of which every item is wanted."""
+    all_warehouses: bool = False
 
 
 class StoredAnswer(Struct, frozen=True):
@@ -45,6 +48,10 @@ class Transaction(Protocol):
 
     async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
         """Return the product ids behind each item and reservation id that exists. Takes no lock."""
+        ...
+
+    async def products_of(self, skus: Collection[str]) -> Mapping[str, set[str]]:
+        """Return the product ids that have items of each SKU. Takes no lock."""
         ...
 
     async def lock(self, product_ids: Collection[str], *, wait: bool) -> set[str]:
