@@ -200,6 +200,32 @@ class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
     explanation: tuple[Choice, ...] | UnsetType = UNSET
 
 
+class Balance(Struct, frozen=True, rename="camel", kw_only=True):
+    """What was on record of an item at an instant, and the ledger row that made it so (rule R12)."""
+
+    inventory_item_id: str
+    sku: str
+    product_id: str
+    warehouse_id: str
+    on_hand: int = field(name="quantityOnHand")
+    reserved: int = field(name="quantityReserved")
+    available: int = field(name="quantityAvailable")
+    version: int
+    transaction_id: str
+    recorded_at: datetime
+
+
+class ProductBalance(Struct, frozen=True, rename="camel", kw_only=True):
+    """What was on record of a product at an instant: its items that existed then, and their sums."""
+
+    product_id: str
+    as_of: datetime
+    on_hand: int = field(name="totalQuantityOnHand")
+    reserved: int = field(name="totalQuantityReserved")
+    available: int = field(name="totalQuantityAvailable")
+    items: tuple[Balance, ...]
+
+
 class WarehouseInventory(Struct, frozen=True, rename="camel"):
     """One line of the specification's by-product answer."""
 
