@@ -188,7 +188,7 @@ class Store(Protocol):
         ...
 
     async def ledger(
-        self, item_id: str, *, filter: LedgerFilter = LedgerFilter(), cursor: str | None, limit: int
+        self, item_id: str, *, filter: LedgerFilter | None = None, cursor: str | None, limit: int
     ) -> Page[StockTransaction]:
         """List an item's ledger, newest first; stable while rows are added.
 

@@ -145,11 +145,12 @@ class SqlStore:
         return found
 
     async def ledger(
-        self, item_id: str, *, filter: LedgerFilter = LedgerFilter(), cursor: str | None, limit: int
+        self, item_id: str, *, filter: LedgerFilter | None = None, cursor: str | None, limit: int
     ) -> Page[StockTransaction]:
         """By item and version, both directions served by one index; filters look at the rows on the way."""
         table = tables.stock_transaction
         statement = select(table).where(table.c.inventory_item_id == item_id)
+        filter = filter or LedgerFilter()
         for name in ("type", "reference_type", "reference_number", "actor"):
             if (value := getattr(filter, name)) is not None:
                 statement = statement.where(table.c[name] == value)
