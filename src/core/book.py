@@ -4,7 +4,7 @@ A ``Posting`` writes one operation: ledger rows as they come, then, when the ope
 and the events of what it crossed (rules R13 to R16). ``rules.py`` decides what is posted; a store saves the book.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from core import events
 from core.events import Event, Metadata, OutboxRow, Payload
 from core.ids import new_event_id, new_id
+from core.sourcing import STRATEGIES, Strategy
 from core.stock import Item, Product, Reservation, StockTransaction, TransactionType, Warehouse
 
 
@@ -34,13 +35,16 @@ class Book:
     ledger: list[StockTransaction] = field(default_factory=list)
     outbox: list[OutboxRow] = field(default_factory=list)
     loaded: dict[str, Any] = field(default_factory=dict)
+    sourcing: Mapping[str, Strategy] = field(default_factory=lambda: STRATEGIES)
     _places: dict[tuple[str, str], str] = field(default_factory=dict)
+    _named: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Ids differ by prefix; products are named by others, so theirs are kept apart.
         self.loaded = {**self.items, **self.reservations, **self.warehouses}
         self.loaded |= {f"product:{product.id}": product for product in self.products.values()}
-        self._places = {(item.sku, item.warehouse_id): item.id for item in self.items.values()}
+        for item in self.items.values():
+            self._index(item)
 
     def at(self, sku: str, warehouse_id: str) -> Item | None:
         """Return the item of ``sku`` in a warehouse, if it was loaded or made here."""
@@ -48,8 +52,19 @@ class Book:
 
     def put(self, item: Item) -> None:
         """Make ``item`` the current state of its id."""
+        if item.id not in self.items:
+            self._index(item)
         self.items[item.id] = item
+
+    def of(self, *, sku: str | None, product_id: str | None) -> list[Item]:
+        """Return the items of a SKU, or else of a product, that were loaded or made here."""
+        name = ("sku", sku) if sku is not None else ("product", product_id or "")
+        return [self.items[id] for id in self._named.get(name, ())]
+
+    def _index(self, item: Item) -> None:
         self._places[item.sku, item.warehouse_id] = item.id
+        self._named.setdefault(("sku", item.sku), []).append(item.id)
+        self._named.setdefault(("product", item.product_id), []).append(item.id)
 
 
 @dataclass(slots=True)

@@ -5,11 +5,14 @@ nobody is answered from before the question was asked (rule R24).
 """
 
 import asyncio
+from datetime import datetime
 
 from core.errors import NotFound
 from core.stock import (
     Availability,
+    Balance,
     Item,
+    ProductBalance,
     ProductInventory,
     Warehouse,
     WarehouseInventory,
@@ -70,6 +73,37 @@ class Inventory:
             requested_quantity=quantity,
             lead_time_estimate=lead_time_text(shipping(items, warehouses, quantity)) if enough else None,
             restock_expected=None,
+        )
+
+    async def item_as_of(self, item_id: str, at: datetime) -> Balance:
+        """Return what was on record of an item at ``at``.
+
+        Raises:
+            NotFound: there is no such item, or it was not on record yet.
+            Unavailable: the store is away.
+        """
+        if not (found := await self._store.balances([item_id], at)):
+            raise NotFound(f"Nothing was on record of inventory item {item_id} then.", inventoryItemId=item_id)
+        return found[0]
+
+    async def product_as_of(self, product_id: str, at: datetime) -> ProductBalance:
+        """Return what was on record of a product's items at ``at``.
+
+        Raises:
+            NotFound: nothing is known of the product.
+            Unavailable: the store is away.
+        """
+        stock = (await self._store.products([product_id])).get(product_id)
+        if stock is None:
+            raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
+        items = await self._store.balances([item.id for item in stock.items], at)
+        return ProductBalance(
+            product_id=product_id,
+            as_of=at,
+            on_hand=sum(item.on_hand for item in items),
+            reserved=sum(item.reserved for item in items),
+            available=sum(item.available for item in items),
+            items=tuple(items),
         )
 
     async def _product(self, product_id: str) -> ProductStock | None:

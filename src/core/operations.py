@@ -114,17 +114,40 @@ class Deactivate(Change, frozen=True, tag="DEACTIVATE"):
 StockOperation = Receive | Return | Ship | Adjust | Count | Transfer | SetPolicy | Activate | Deactivate
 
 
-class ReserveLine(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+class ItemQuantity(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
     """So many units of one item."""
 
     inventory_item_id: Id
     quantity: Quantity
 
 
+class ReserveLine(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """So many units of one item, or of a SKU or product wherever it is; ``warehouse_id`` narrows the last two."""
+
+    quantity: Quantity
+    inventory_item_id: Id | None = None
+    sku: Word | None = None
+    product_id: ProductId | None = None
+    warehouse_id: Id | None = None
+
+    def __post_init__(self) -> None:
+        if sum(name is not None for name in (self.inventory_item_id, self.sku, self.product_id)) != 1:
+            raise ValueError("a line must name exactly one of inventoryItemId, sku, productId")
+        if self.inventory_item_id is not None and self.warehouse_id is not None:
+            raise ValueError("warehouseId goes with sku or productId; an item is in one warehouse anyway")
+
+
 class Reserve(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
-    """Promise units to a cart or order: all lines or none. Lines on one item are added up before deciding."""
+    """Promise units to a cart or order: all lines or none. Lines on one item are added up before deciding.
+
+    ``sourcing`` names the strategy that chooses and splits where a line leaves the choice, ``warehouse_ids`` restricts
+    it, ``explain`` asks for the reasons.
+    """
 
     lines: Annotated[tuple[ReserveLine, ...], Meta(min_length=1, max_length=200)]
+    sourcing: Word = "WAREHOUSE_PRIORITY"
+    warehouse_ids: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=100)] | None = None
+    explain: bool = False
     reference_type: Word | None = None
     reference_number: Word | None = None
     reason: Text | None = None
@@ -160,7 +183,7 @@ class Extend(Struct, frozen=True, kw_only=True):
 class FulfilBody(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
     """What left of a reservation; everything it still holds where no lines are given."""
 
-    lines: Annotated[tuple[ReserveLine, ...], Meta(min_length=1, max_length=200)] | None = None
+    lines: Annotated[tuple[ItemQuantity, ...], Meta(min_length=1, max_length=200)] | None = None
     reason: Text | None = None
 
 

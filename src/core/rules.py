@@ -6,7 +6,7 @@ a clock, a database or a setting. Design section 3; rules R9, R11, R14.
 Only a reservation asks whether an item is for sale: goods that move in the world are recorded for inactive items too.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -47,6 +47,7 @@ from core.operations import (
     Release,
     ReservationStep,
     Reserve,
+    ReserveLine,
     Result,
     Return,
     SetPolicy,
@@ -57,7 +58,17 @@ from core.operations import (
     UpdateProduct,
     UpdateWarehouse,
 )
-from core.stock import Item, Product, Reservation, ReservationLine, TransactionType, Warehouse
+from core.sourcing import Candidate, Strategy
+from core.stock import (
+    Choice,
+    Considered,
+    Item,
+    Product,
+    Reservation,
+    ReservationLine,
+    TransactionType,
+    Warehouse,
+)
 
 SYSTEM = "inventory-service"
 """The actor of what the service does by itself."""
@@ -208,11 +219,8 @@ def _check_room(item: Item, quantity: int) -> None:
 
 
 def _reserve(book: Book, operation: Reserve, cause: Cause) -> Reservation:
-    wanted: dict[str, int] = {}
-    for line in operation.lines:
-        wanted[line.inventory_item_id] = wanted.get(line.inventory_item_id, 0) + line.quantity
-    items = {id: _item(book, id) for id in wanted}
-    _check_sellable(items.values(), wanted)
+    wanted, choices = _sourced(book, operation)
+    items = {id: book.items[id] for id in wanted}
     posting = Posting(book, cause, operation)
     reservation = Reservation(
         id=new_id("res"),
@@ -237,23 +245,97 @@ def _reserve(book: Book, operation: Reserve, cause: Cause) -> Reservation:
         posting.post(item, "RESERVATION", reserved=wanted[id], reservation_id=reservation.id)
     posting.close()
     book.reservations[reservation.id] = reservation
-    return reservation
+    return replace(reservation, explanation=tuple(choices)) if operation.explain else reservation
 
 
-def _check_sellable(items: Iterable[Item], wanted: dict[str, int]) -> None:
-    short = []
-    for item in items:
-        if item.status != "ACTIVE":
-            raise ItemInactive(f"Item {item.id} is inactive and cannot be reserved.", inventoryItemId=item.id)
-        if wanted[item.id] > item.available:
-            short.append({"inventoryItemId": item.id, "requested": wanted[item.id], "available": item.available})
+def _sourced(book: Book, operation: Reserve) -> tuple[dict[str, int], list[Choice]]:
+    """Return the units to take of each item, and why; nothing is taken yet.
+
+    Lines that name an item come first, then those with the fewest candidates: one that may take from anywhere must not
+    take what another can only have here.
+    """
+    strategy = _strategy(book, operation)
+    wanted: dict[str, int] = {}
+    for line in operation.lines:
+        if line.inventory_item_id is not None:
+            wanted[line.inventory_item_id] = wanted.get(line.inventory_item_id, 0) + line.quantity
+    short = [each for id, quantity in wanted.items() if (each := _short_of(_for_sale(book, id), quantity))]
+    choices: list[Choice] = []
+    open_lines = [(number, line) for number, line in enumerate(operation.lines) if line.inventory_item_id is None]
+    asked = [(number, line, _candidates(book, operation, line)) for number, line in open_lines]
+    for number, line, items in sorted(asked, key=lambda each: len(each[2])):
+        free = [(item, item.available - wanted.get(item.id, 0)) for item in items]
+        candidates = [Candidate(item, book.warehouses[item.warehouse_id], units) for item, units in free if units > 0]
+        available = sum(candidate.available for candidate in candidates)
+        if available < line.quantity:
+            short.append({**_name(line), "requested": line.quantity, "available": available})
+            continue
+        taken = {candidate.item.id: units for candidate, units in strategy(candidates, line.quantity)}
+        if sum(taken.values()) != line.quantity:
+            raise RuntimeError(f"sourcing strategy {operation.sourcing} took {taken} for {line.quantity}")
+        for id, units in taken.items():
+            wanted[id] = wanted.get(id, 0) + units
+        choices.append(Choice(line=number, strategy=operation.sourcing, considered=_considered(candidates, taken)))
     if short:
         first = short[0]
         raise InsufficientStock(
-            f"Item {first['inventoryItemId']} has {first['available']} available, {first['requested']} were asked for; "
+            f"{first['available']} of {next(iter(first.values()))} are available, {first['requested']} were asked for; "
             "nothing was reserved.",
             lines=short,
         )
+    return wanted, choices
+
+
+def _for_sale(book: Book, id: str) -> Item:
+    item = _item(book, id)
+    if item.status != "ACTIVE":
+        raise ItemInactive(f"Item {item.id} is inactive and cannot be reserved.", inventoryItemId=item.id)
+    return item
+
+
+def _short_of(item: Item, quantity: int) -> dict[str, Any] | None:
+    if quantity <= item.available:
+        return None
+    return {"inventoryItemId": item.id, "requested": quantity, "available": item.available}
+
+
+def _strategy(book: Book, operation: Reserve) -> Strategy:
+    if (strategy := book.sourcing.get(operation.sourcing)) is None:
+        known = ", ".join(sorted(book.sourcing))
+        raise ValidationFailed(f"There is no sourcing strategy {operation.sourcing}; choose one of: {known}.")
+    return strategy
+
+
+def _name(line: ReserveLine) -> dict[str, str]:
+    return {"sku": line.sku} if line.sku is not None else {"productId": line.product_id or ""}
+
+
+def _candidates(book: Book, operation: Reserve, line: ReserveLine) -> list[Item]:
+    """Return the items that may serve a line: of its SKU or product, for sale, where the caller allows."""
+    items = [each for each in book.of(sku=line.sku, product_id=line.product_id) if each.product_id in book.products]
+    if not items:
+        ((kind, name),) = _name(line).items()
+        raise NotFound(f"There is no inventory item of {kind} {name}.", **{kind: name})
+    active = [item for item in items if item.status == "ACTIVE"]
+    if not active:
+        raise ItemInactive("Every inventory item of this line is inactive and cannot be reserved.", **_name(line))
+    allowed = {line.warehouse_id} if line.warehouse_id is not None else set(book.warehouses)
+    if operation.warehouse_ids is not None:
+        allowed &= set(operation.warehouse_ids)
+    return [item for item in active if item.warehouse_id in allowed and book.warehouses[item.warehouse_id].active]
+
+
+def _considered(candidates: list[Candidate], taken: dict[str, int]) -> tuple[Considered, ...]:
+    return tuple(
+        Considered(
+            inventory_item_id=candidate.item.id,
+            warehouse_id=candidate.warehouse.id,
+            warehouse_priority=candidate.warehouse.priority,
+            available=candidate.available,
+            taken=taken.get(candidate.item.id, 0),
+        )
+        for candidate in sorted(candidates, key=lambda candidate: candidate.rank)
+    )
 
 
 def expire_due(book: Book) -> None:

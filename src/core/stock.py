@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import replace
 
 Status = Literal["ACTIVE", "INACTIVE"]
@@ -164,6 +164,24 @@ class ReservationLine(Struct, frozen=True, rename="camel", kw_only=True):
         return self.quantity - self.fulfilled_quantity - self.released_quantity
 
 
+class Considered(Struct, frozen=True, rename="camel", kw_only=True):
+    """An item that could have served a line, and how many units were taken of it."""
+
+    inventory_item_id: str
+    warehouse_id: str
+    warehouse_priority: int
+    available: int
+    taken: int
+
+
+class Choice(Struct, frozen=True, rename="camel", kw_only=True):
+    """Why a line of a reservation was served from where it was; ``line`` counts from 0."""
+
+    line: int
+    strategy: str
+    considered: tuple[Considered, ...]
+
+
 class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
     """A promise of units to somebody's cart or order.
 
@@ -179,6 +197,33 @@ class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
     confirmed_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
+    explanation: tuple[Choice, ...] | UnsetType = UNSET
+
+
+class Balance(Struct, frozen=True, rename="camel", kw_only=True):
+    """What was on record of an item at an instant, and the ledger row that made it so (rule R12)."""
+
+    inventory_item_id: str
+    sku: str
+    product_id: str
+    warehouse_id: str
+    on_hand: int = field(name="quantityOnHand")
+    reserved: int = field(name="quantityReserved")
+    available: int = field(name="quantityAvailable")
+    version: int
+    transaction_id: str
+    recorded_at: datetime
+
+
+class ProductBalance(Struct, frozen=True, rename="camel", kw_only=True):
+    """What was on record of a product at an instant: its items that existed then, and their sums."""
+
+    product_id: str
+    as_of: datetime
+    on_hand: int = field(name="totalQuantityOnHand")
+    reserved: int = field(name="totalQuantityReserved")
+    available: int = field(name="totalQuantityAvailable")
+    items: tuple[Balance, ...]
 
 
 class WarehouseInventory(Struct, frozen=True, rename="camel"):

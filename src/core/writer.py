@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from core.book import Book, Cause
@@ -43,6 +43,7 @@ from core.operations import (
     UpdateWarehouse,
 )
 from core.rules import decide, expire_due
+from core.sourcing import STRATEGIES, Strategy
 from core.stock import Item
 from ports.store import Store, StoredAnswer, Transaction, Wanted
 
@@ -90,8 +91,9 @@ class Writer:
     Belongs to one event loop; many writers, in many processes, may work on one store.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, sourcing: Mapping[str, Strategy] = STRATEGIES) -> None:
         self._store = store
+        self._sourcing = sourcing
         self._patient = _Lane(self, wait=True)
         self._fast = _Lane(self, wait=False)
         self._lanes = (self._fast, self._patient)
@@ -200,7 +202,7 @@ class Writer:
             # Having waited, what is still missing does not exist; the rules will say so.
             ready = works if wait else [work for work in works if work.products <= locked]
             missed = [work for work in works if not wait and not work.products <= locked]
-            settled = await _Batch(ready).carry_out(transaction, locked) if ready else None
+            settled = await _Batch(ready, self._sourcing).carry_out(transaction, locked) if ready else None
             if settled is None:
                 await transaction.rollback()
         if settled is not None:
@@ -224,6 +226,8 @@ class Writer:
         reservations = set().union(*(work.needs.wanted.reservation_ids for work in works))
         unknown = [id for id in items if id not in self._product_of]
         found = await transaction.resolve(unknown, reservations) if unknown or reservations else {}
+        skus = set().union(*(work.needs.wanted.skus for work in works))
+        of_sku = await transaction.products_of(skus) if skus else {}
         for id in unknown:
             if id in found:
                 (self._product_of[id],) = found[id]
@@ -232,6 +236,7 @@ class Writer:
             work.products = set(needs.products)
             work.products |= {self._product_of[id] for id in needs.wanted.item_ids if id in self._product_of}
             work.products |= set().union(*(found.get(id, set()) for id in needs.wanted.reservation_ids))
+            work.products |= set().union(*(of_sku.get(sku, set()) for sku in needs.wanted.skus))
 
     def _learn(self, book: Book) -> None:
         if len(self._product_of) > _KNOWN_MAX:
@@ -248,7 +253,7 @@ class _Needs:
 
     def __init__(self) -> None:
         self.wanted = Wanted(
-            item_ids=set(), reservation_ids=set(), warehouse_ids=set(), whole_products=set(), places=set()
+            item_ids=set(), reservation_ids=set(), warehouse_ids=set(), whole_products=set(), places=set(), skus=set()
         )
         self.products: set[str] = set()
         self.new_products: set[str] = set()
@@ -260,7 +265,7 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
     for operation in operations:
         match operation:
             case Reserve():
-                wanted.item_ids |= {line.inventory_item_id for line in operation.lines}
+                _add_lines(needs, operation)
             case Release() | Confirm() | Extend() | Fulfil() | Expire():
                 wanted.reservation_ids.add(operation.reservation_id)
             case CreateItem():
@@ -281,6 +286,19 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
     return needs
 
 
+def _add_lines(needs: _Needs, operation: Reserve) -> None:
+    for line in operation.lines:
+        if line.inventory_item_id is not None:
+            needs.wanted.item_ids.add(line.inventory_item_id)
+            continue
+        needs.wanted.all_warehouses = True
+        if line.sku is not None:
+            needs.wanted.skus.add(line.sku)
+        elif line.product_id is not None:
+            needs.products.add(line.product_id)
+            needs.wanted.whole_products.add(line.product_id)
+
+
 def _rows(operation: Operation) -> int:
     """Estimate the rows an operation writes: balance, ledger and an event or two for every item it touches."""
     return 4 * len(operation.lines) if isinstance(operation, Reserve) else 4
@@ -289,8 +307,9 @@ def _rows(operation: Operation) -> int:
 class _Batch:
     """One attempt to decide and save a set of requests under locks that are held."""
 
-    def __init__(self, works: Sequence[_Work]) -> None:
+    def __init__(self, works: Sequence[_Work], sourcing: Mapping[str, Strategy]) -> None:
         self._works = works
+        self._sourcing = sourcing
         self.results: list[tuple[_Work, list[Outcome] | InventoryError]] = []
         self.book = Book(now=datetime.min.replace(tzinfo=UTC))
         self._answers: list[StoredAnswer] = []
@@ -304,6 +323,7 @@ class _Batch:
         self.book = await transaction.load(locked, self._wanted())
         if any(item.product_id not in locked for item in self._touchable()):
             raise _Stale
+        self.book.sourcing = self._sourcing
         expire_due(self.book)
         keys = [work.request.key for work in self._works if work.request.key is not None]
         stored = {answer.key.scope: answer for answer in await transaction.answers(keys)}
@@ -326,7 +346,9 @@ class _Batch:
             reservation_ids=set().union(*(wanted.reservation_ids for wanted in needs)),
             warehouse_ids=set().union(*(wanted.warehouse_ids for wanted in needs)),
             places=set().union(*(wanted.places for wanted in needs)),
-            whole_products=transfers,
+            whole_products=transfers.union(*(wanted.whole_products for wanted in needs)),
+            skus=set().union(*(wanted.skus for wanted in needs)),
+            all_warehouses=any(wanted.all_warehouses for wanted in needs),
         )
 
     def _touchable(self) -> list[Item]:

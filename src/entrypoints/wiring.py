@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from importlib.metadata import entry_points
 
 from dishka import AsyncContainer, Provider, Scope, make_async_container, provide
 
@@ -14,6 +15,7 @@ from core.delivery import Relay
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
 from core.inventory import Inventory
+from core.sourcing import STRATEGIES
 from core.writer import Writer
 from entrypoints.config import Config
 from ports.broker import Broker
@@ -58,7 +60,6 @@ class UseCases(Provider):
     """What the service does. Whoever needs a loop running starts it; nothing here does."""
 
     scope = Scope.APP
-    writer = provide(Writer)
     sweeper = provide(Sweeper)
     inventory = provide(Inventory)
 
@@ -72,6 +73,12 @@ class UseCases(Provider):
     def config(self) -> Config:
         """Give the settings."""
         return self._config
+
+    @provide
+    def writer(self, store: Store) -> Writer:
+        """Make the writer, with the sourcing strategies that are installed."""
+        installed = {entry.name: entry.load() for entry in entry_points(group="inventory.sourcing")}
+        return Writer(store, sourcing={**STRATEGIES, **installed})
 
     @provide
     def relay(self, store: Store, broker: Broker) -> Relay:

@@ -7,6 +7,7 @@ the relay, each in a short transaction of its own.
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec import Struct
 from core.book import Book
 from core.events import OutboxRow
 from core.operations import IdempotencyKey
-from core.stock import Item, Product, Reservation, StockTransaction, Warehouse
+from core.stock import Balance, Item, Product, Reservation, StockTransaction, Warehouse
 
 T = TypeVar("T")
 
@@ -28,6 +29,9 @@ class Wanted(Struct, kw_only=True):
     whole_products: set[str] = set()
     places: set[tuple[str, str]] = set()
     """(sku, warehouse id) pairs whose item, if any, is wanted whichever product it belongs to."""
+    skus: set[str] = set()
+    """SKUs of which every item is wanted."""
+    all_warehouses: bool = False
 
 
 class StoredAnswer(Struct, frozen=True):
@@ -45,6 +49,10 @@ class Transaction(Protocol):
 
     async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
         """Return the product ids behind each item and reservation id that exists. Takes no lock."""
+        ...
+
+    async def products_of(self, skus: Collection[str]) -> Mapping[str, set[str]]:
+        """Return the product ids that have items of each SKU. Takes no lock."""
         ...
 
     async def lock(self, product_ids: Collection[str], *, wait: bool) -> set[str]:
@@ -109,6 +117,17 @@ class ReservationFilter(Struct, frozen=True, kw_only=True):
     status: str | None = None
 
 
+class LedgerFilter(Struct, frozen=True, kw_only=True):
+    """Which ledger rows to list; None means any. ``since`` and ``until`` bound recorded_at, the first included."""
+
+    type: str | None = None
+    reference_type: str | None = None
+    reference_number: str | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 class ProductStock(Struct, frozen=True):
     """A product with all its items, as of one moment."""
 
@@ -161,7 +180,16 @@ class Store(Protocol):
         """Return the item and every other item of its product with its SKU; empty when there is no such item."""
         ...
 
-    async def ledger(self, item_id: str, *, cursor: str | None, limit: int) -> Page[StockTransaction]:
+    async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:
+        """Return what was on record of these items at an instant, leaving out those that were not on record yet.
+
+        The time it takes grows with the logarithm of an item's history, not with the history.
+        """
+        ...
+
+    async def ledger(
+        self, item_id: str, *, filter: LedgerFilter | None = None, cursor: str | None, limit: int
+    ) -> Page[StockTransaction]:
         """List an item's ledger, newest first; stable while rows are added.
 
         Raises:

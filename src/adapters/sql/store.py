@@ -3,12 +3,12 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import Select, and_, case, delete, literal, or_, select, tuple_, update
+from sqlalchemy import BigInteger, Select, and_, case, delete, literal, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -18,8 +18,8 @@ from adapters.sql.database import Database
 from adapters.sql.transaction import SqlTransaction, item_of, read_reservations, warehouse_of
 from core.errors import ValidationFailed
 from core.events import OutboxRow
-from core.stock import LOW_STOCK_THRESHOLD, Item, Product, Reservation, StockTransaction, Warehouse
-from ports.store import ItemFilter, Lease, Page, ProductStock, ReservationFilter, Transaction
+from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
+from ports.store import ItemFilter, Lease, LedgerFilter, Page, ProductStock, ReservationFilter, Transaction
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
@@ -126,10 +126,38 @@ class SqlStore:
         )
         return tuple(item_of(row) for row in await self._all(statement))
 
-    async def ledger(self, item_id: str, *, cursor: str | None, limit: int) -> Page[StockTransaction]:
-        """By item and version, both directions served by one index."""
+    async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:
+        """Find each item's last version by halving: versions have no gaps and recorded_at never falls along them."""
+        entry, item = tables.stock_transaction, tables.inventory_item
+        found = []
+        async with self.database.reading() as connection:
+            for id in sorted(item_ids):
+                last = select(literal(0, BigInteger).label("low"), item.c.version.label("high")).where(item.c.id == id)
+                search = last.cte("search", recursive=True)
+                middle = (search.c.low + search.c.high + 1) // 2
+                known = entry.c.recorded_at <= at
+                step = select(case((known, middle), else_=search.c.low), case((known, search.c.high), else_=middle - 1))
+                step = step.where(search.c.low < search.c.high, entry.c.inventory_item_id == id)
+                search = search.union_all(step.where(entry.c.item_version == middle))
+                version = select(search.c.low).where(search.c.low == search.c.high, search.c.low > 0).scalar_subquery()
+                where = and_(entry.c.inventory_item_id == id, entry.c.item_version == version)
+                found += [_balance(row) for row in await connection.execute(select(entry).where(where))]
+        return found
+
+    async def ledger(
+        self, item_id: str, *, filter: LedgerFilter | None = None, cursor: str | None, limit: int
+    ) -> Page[StockTransaction]:
+        """By item and version, both directions served by one index; filters look at the rows on the way."""
         table = tables.stock_transaction
         statement = select(table).where(table.c.inventory_item_id == item_id)
+        filter = filter or LedgerFilter()
+        for name in ("type", "reference_type", "reference_number", "actor"):
+            if (value := getattr(filter, name)) is not None:
+                statement = statement.where(table.c[name] == value)
+        if filter.since is not None:
+            statement = statement.where(table.c.recorded_at >= filter.since)
+        if filter.until is not None:
+            statement = statement.where(table.c.recorded_at < filter.until)
         if cursor is not None:
             version = _read_cursor(cursor, "ledger")
             if not version.isdecimal() or len(version) > 18:
@@ -294,6 +322,21 @@ def _held(lease: Lease) -> Any:
 def _scope_in(old: Select[Any]) -> Any:
     keys = tables.idempotency_key.c
     return tuple_(keys.issuer, keys.subject, keys.key).in_(old)
+
+
+def _balance(row: Any) -> Balance:
+    return Balance(
+        inventory_item_id=row.inventory_item_id,
+        sku=row.sku,
+        product_id=row.product_id,
+        warehouse_id=row.warehouse_id,
+        on_hand=row.on_hand_after,
+        reserved=row.reserved_after,
+        available=row.available_after,
+        version=row.item_version,
+        transaction_id=row.id,
+        recorded_at=row.recorded_at,
+    )
 
 
 def _narrowed(statement: Select[Any], table: Any, filter: Struct, cursor: str | None, kind: str) -> Select[Any]:

@@ -58,6 +58,15 @@ class SqlTransaction:
             found.setdefault(id, set()).add(product_id)
         return found
 
+    async def products_of(self, skus: Collection[str]) -> Mapping[str, set[str]]:
+        """By the index on SKU and warehouse."""
+        item = tables.inventory_item.c
+        found: dict[str, set[str]] = {}
+        statement = select(item.sku, item.product_id).where(self._database.among(item.sku, skus)).distinct()
+        for sku, product_id in await self._connection.execute(statement):
+            found.setdefault(sku, set()).add(product_id)
+        return found
+
     async def lock(self, product_ids: Collection[str], *, wait: bool) -> set[str]:
         """In order of id, so that two batches never wait for each other in a circle."""
         return await self._database.lock_products(self._connection, sorted(product_ids), wait=wait)
@@ -76,8 +85,13 @@ class SqlTransaction:
             products=products,
             items={item.id: item for item in items},
             reservations={reservation.id: reservation for reservation in reservations},
-            warehouses={row.id: warehouse_of(row) for row in await self._among(tables.warehouse, wanted.warehouse_ids)},
+            warehouses={row.id: warehouse_of(row) for row in await self._warehouses(wanted)},
         )
+
+    async def _warehouses(self, wanted: Wanted) -> Sequence[Any]:
+        if wanted.all_warehouses:
+            return (await self._connection.execute(select(tables.warehouse))).all()
+        return await self._among(tables.warehouse, wanted.warehouse_ids)
 
     async def _due(self, product_ids: Collection[str], now: datetime) -> set[str]:
         """Return the holds that are over and still hold something of these products."""
@@ -97,8 +111,8 @@ class SqlTransaction:
         where = among(item.id, wanted.item_ids | promised)
         if wanted.whole_products:
             where |= among(item.product_id, wanted.whole_products)
-        if wanted.places:
-            where |= among(item.sku, {sku for sku, _ in wanted.places})
+        if skus := wanted.skus | {sku for sku, _ in wanted.places}:
+            where |= among(item.sku, skus)
         return [item_of(row) for row in await self._connection.execute(select(tables.inventory_item).where(where))]
 
     async def _among(self, table: Table, ids: Collection[str]) -> Sequence[Any]:

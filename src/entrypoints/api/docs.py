@@ -59,6 +59,10 @@ _POLICY = (
 )
 
 
+_WITHOUT_BODY = ("confirmReservation",)
+_BODY_OPTIONAL = ("extendReservation", "fulfilReservation", "releaseReservation")
+
+
 class DocsPlugin(InitPlugin, ReceiveRoutePlugin):
     """Serves the OpenAPI document and its page under ``/schema``."""
 
@@ -143,6 +147,8 @@ def _problems(handler: HTTPRouteHandler, *, named: bool) -> dict[int, ResponseSp
     statuses = {400: "The request is not valid.", 503: "Try again shortly."}
     if handler.security:
         statuses |= {401: "No acceptable token.", 403: "The token's roles do not allow this."}
+    if "POST" in handler.http_methods and "data" not in handler.parsed_fn_signature.parameters:
+        statuses |= {409: "The state of the stock refuses it; `code` says why.", 422: "The key was used before."}
     if "data" in handler.parsed_fn_signature.parameters:
         named = True
         statuses |= {
@@ -165,10 +171,11 @@ def _problems(handler: HTTPRouteHandler, *, named: bool) -> dict[int, ResponseSp
 class _Documented(Operation):
     def __post_init__(self) -> None:
         headers = [_header("X-Correlation-Id", "The caller's name for what it does; echoed.", "checkout-4711")]
-        if isinstance(self.request_body, RequestBody):
+        if isinstance(self.request_body, RequestBody) or self.operation_id in _WITHOUT_BODY:
             headers.append(_header("Idempotency-Key", "Repeats with the same key get the first answer.", "9f4c1e"))
+        if isinstance(self.request_body, RequestBody):
             examples = EXAMPLES.get(self.operation_id or "", {})
-            self.request_body.required = self.operation_id != "releaseReservation"
+            self.request_body.required = self.operation_id not in _BODY_OPTIONAL
             for media_type in self.request_body.content.values():
                 media_type.examples = {name: Example(value=value) for name, value in examples.items()}
         if self.operation_id in ("updateWarehouse", "updateInventoryItem"):

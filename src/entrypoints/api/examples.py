@@ -52,6 +52,13 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "expiresInSeconds": 900,
             "lines": [{"inventoryItemId": _ITEM, "quantity": 2}],
         },
+        "from wherever it is": {
+            "referenceType": "ORDER",
+            "referenceNumber": "SO-10",
+            "lines": [{"sku": "WIDGET-2", "quantity": 3}],
+            "sourcing": "FEWEST_SPLITS",
+            "explain": True,
+        },
     },
     "extendReservation": {"half an hour": {"expiresInSeconds": 1800}},
     "fulfilReservation": {"a part": {"lines": [{"inventoryItemId": _ITEM, "quantity": 1}]}},

@@ -8,6 +8,7 @@ from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
 from core.errors import NotFound
+from core.inventory import Inventory
 from core.operations import (
     CreateItem,
     CreateWarehouse,
@@ -18,11 +19,12 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.stock import Item, Product, Warehouse
+from core.stock import Balance, Item, Product, ProductBalance, Warehouse
 from core.writer import Writer
 from entrypoints.api.bodies import Strict
 from entrypoints.api.headers import if_match, knows
 from entrypoints.api.parameters import (
+    AsOf,
     Cursor,
     Id,
     Limit,
@@ -32,6 +34,7 @@ from entrypoints.api.parameters import (
     StatusFilter,
     StockFilter,
     WarehouseFilter,
+    instant,
 )
 from entrypoints.api.replies import Reply, answers, not_modified, ok, page
 from entrypoints.api.writing import perform
@@ -123,9 +126,17 @@ async def list_items(
     return page(await store.items(wanted, cursor=cursor, limit=limit))
 
 
-@get("/{id:str}", operation_id="getInventoryItem", responses=answers(Item, name="InventoryItemSuccess"))
-async def get_item(request: AnyRequest, item_id: Id, store: FromDishka[Store]) -> Reply:
-    """Return an inventory item; with If-None-Match, 304 where nothing has changed."""
+@get("/{id:str}", operation_id="getInventoryItem", responses=answers(Item, name="InventoryItemSuccess", then=Balance))
+async def get_item(
+    request: AnyRequest,
+    item_id: Id,
+    store: FromDishka[Store],
+    inventory: FromDishka[Inventory],
+    as_of: AsOf = None,
+) -> Reply:
+    """Return an inventory item, or with `asOf` its balance as it was on record then; 304 as If-None-Match says."""
+    if (at := instant(as_of, "asOf")) is not None:
+        return ok(await inventory.item_as_of(item_id, at))
     item = await store.item(item_id)
     if item is None:
         raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
@@ -143,9 +154,17 @@ async def update_item(request: AnyRequest, item_id: Id, data: Strict[ItemPatch],
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
-@get("/{productId:str}", operation_id="getProduct", responses=answers(Product, name="ProductSuccess"))
-async def get_product(product_id: ProductId, store: FromDishka[Store]) -> Reply:
-    """Return a product's totals, threshold and counters."""
+@get(
+    "/{productId:str}",
+    operation_id="getProduct",
+    responses=answers(Product, name="ProductSuccess", then=ProductBalance),
+)
+async def get_product(
+    product_id: ProductId, store: FromDishka[Store], inventory: FromDishka[Inventory], as_of: AsOf = None
+) -> Reply:
+    """Return a product's totals, threshold and counters, or with `asOf` what was on record of its items then."""
+    if (at := instant(as_of, "asOf")) is not None:
+        return ok(await inventory.product_as_of(product_id, at))
     found = await store.products([product_id])
     if product_id not in found:
         raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)

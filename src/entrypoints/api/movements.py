@@ -13,11 +13,22 @@ from core.operations import Outcome, StockChange, StockOperation
 from core.stock import StockTransaction
 from core.writer import Writer
 from entrypoints.api.bodies import Batch, Strict
-from entrypoints.api.parameters import Cursor, Id, Limit
+from entrypoints.api.parameters import (
+    ActorFilter,
+    Cursor,
+    Id,
+    Limit,
+    ReferenceNumber,
+    ReferenceType,
+    Since,
+    TransactionKind,
+    Until,
+    instant,
+)
 from entrypoints.api.problems import Problem, document
 from entrypoints.api.replies import Reply, answers, ok, page
 from entrypoints.api.writing import perform, submit
-from ports.store import Store
+from ports.store import LedgerFilter, Store
 
 AnyRequest = Request[Any, Any, Any]
 BATCH_BODY_MAX = 256 * 1024
@@ -75,9 +86,28 @@ def _result(outcome: Outcome, correlation_id: str) -> dict[str, Any]:
     operation_id="listTransactions",
     responses=answers(StockTransaction, name="TransactionList", listed=True),
 )
-async def list_transactions(item_id: Id, store: FromDishka[Store], cursor: Cursor = None, limit: Limit = 50) -> Reply:
-    """List an item's ledger, newest first. Pages are stable while rows are added."""
-    rows = await store.ledger(item_id, cursor=cursor, limit=limit)
+async def list_transactions(
+    item_id: Id,
+    store: FromDishka[Store],
+    type: TransactionKind = None,
+    reference_type: ReferenceType = None,
+    reference_number: ReferenceNumber = None,
+    actor: ActorFilter = None,
+    since: Since = None,
+    until: Until = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Reply:
+    """List an item's ledger, newest first; filters narrow each other. Pages are stable while rows are added."""
+    wanted = LedgerFilter(
+        type=type,
+        reference_type=reference_type,
+        reference_number=reference_number,
+        actor=actor,
+        since=instant(since, "since"),
+        until=instant(until, "until"),
+    )
+    rows = await store.ledger(item_id, filter=wanted, cursor=cursor, limit=limit)
     if not rows.rows and await store.item(item_id) is None:
         raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
     return page(rows)

@@ -4,10 +4,12 @@ A path that cannot name anything is 404; a query that cannot be meant is 400. Li
 unknown or come twice are checked here, because it would drop or pick one without a word.
 """
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
+import msgspec
 from litestar.config.app import AppConfig
 from litestar.params import PathParameter, QueryParameter
 from litestar.plugins import InitPlugin, ReceiveRoutePlugin
@@ -16,12 +18,13 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import ValidationFailed
 from core.ids import ID_PATTERN
-from core.operations import QUANTITY_MAX
-from core.stock import ReservationStatus
+from core.operations import QUANTITY_MAX, Instant
+from core.stock import ReservationStatus, TransactionType
 
 # Beside control characters also lone surrogates: a URL can hold them on some servers, a database never.
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$(?!\n)"
 _WORD_MAX = 128
+_SUBJECT_MAX = 255
 
 Id: TypeAlias = Annotated[str, PathParameter(name="id", pattern=ID_PATTERN)]
 ProductId: TypeAlias = Annotated[
@@ -52,6 +55,14 @@ ReferenceType: TypeAlias = Annotated[
 ReferenceNumber: TypeAlias = Annotated[
     str | None, QueryParameter(name="referenceNumber", max_length=_WORD_MAX, pattern=_PRINTABLE)
 ]
+TransactionKind: TypeAlias = Annotated[TransactionType | None, QueryParameter(name="type")]
+ActorFilter: TypeAlias = Annotated[
+    str | None, QueryParameter(name="actor", max_length=_SUBJECT_MAX, pattern=_PRINTABLE)
+]
+_WHEN = "RFC 3339 with an offset, such as 2026-11-23T10:00:00Z."
+AsOf: TypeAlias = Annotated[str | None, QueryParameter(name="asOf", description=f"What was on record then. {_WHEN}")]
+Since: TypeAlias = Annotated[str | None, QueryParameter(name="since", description=f"Recorded then or later. {_WHEN}")]
+Until: TypeAlias = Annotated[str | None, QueryParameter(name="until", description=f"Recorded before then. {_WHEN}")]
 ReservationState: TypeAlias = Annotated[ReservationStatus | None, QueryParameter(name="status")]
 WarehouseFilter: TypeAlias = Annotated[str | None, QueryParameter(name="warehouseId", pattern=ID_PATTERN)]
 StatusFilter: TypeAlias = Annotated[Literal["ACTIVE", "INACTIVE"] | None, QueryParameter(name="status")]
@@ -59,6 +70,20 @@ StockFilter: TypeAlias = Annotated[
     Literal["low", "out"] | None,
     QueryParameter(name="stock", description="low: in their low band; out: with nothing available."),
 ]
+
+
+def instant(text: str | None, name: str) -> datetime | None:
+    """Read a point in time from a query parameter.
+
+    Raises:
+        ValidationFailed: it is not one, or says no offset.
+    """
+    if text is None:
+        return None
+    try:
+        return msgspec.convert(text, Instant).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        raise ValidationFailed(f"Query parameter {name} must be {_WHEN} (A plus sign is written %2B.)") from None
 
 
 class ParametersPlugin(InitPlugin, ReceiveRoutePlugin):

@@ -98,10 +98,17 @@ def not_modified(version: int) -> Reply:
     return Reply(b"", status=304, headers=[(b"etag", b'"%d"' % version)])
 
 
-def answers(data: Any, *, name: str, status: int = 200, listed: bool = False) -> dict[int, ResponseSpec]:
-    """Describe an envelope around ``data`` for the OpenAPI document, under a ``name`` of its own."""
+def answers(
+    data: Any, *, name: str, status: int = 200, listed: bool = False, then: Any = None
+) -> dict[int, ResponseSpec]:
+    """Describe an envelope around ``data`` for the OpenAPI document, under a ``name`` of its own.
+
+    ``then`` is what ``asOf`` asks for, in an envelope of its own.
+    """
     fields: list[tuple[str, Any]] = [("success", Literal[True]), ("data", list[data] if listed else data)]
     if listed:
         fields.append(("nextCursor", str | None))
-    envelope = msgspec.defstruct(name, fields)
+    envelope: Any = msgspec.defstruct(name, fields)
+    if then is not None:
+        envelope |= msgspec.defstruct(f"{name}AsOf", [("success", Literal[True]), ("data", then)])
     return {status: ResponseSpec(envelope, description="Done.", generate_examples=False)}
