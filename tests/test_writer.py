@@ -333,22 +333,22 @@ async def test_one_bad_request_fails_alone(store: Store) -> None:
 
 async def test_an_item_that_has_changed_products_is_noticed(url: str, writer: Writer, store: Store) -> None:
     """The writer remembers whose an item is; when that is no longer true it locks, and changes, the new product."""
-    item = await stocked(store, 10, product="old")
-    await store.add_products(["new"])
+    item = await stocked(store, 10, product="a_old")
+    await store.add_products(["b_new"])
     await submit(writer, Receive(inventory_item_id=item.id, quantity=1))
     await sql(
         url,
-        "UPDATE inventory_item SET product_id = 'new'",
-        "UPDATE product SET total_on_hand = 11 * CAST(id = 'new' AS INTEGER)",
+        "UPDATE inventory_item SET product_id = 'b_new'",
+        "UPDATE product SET total_on_hand = 11 * CAST(id = 'b_new' AS INTEGER)",
         "UPDATE product SET total_available = total_on_hand",
     )
 
     change = only(await submit(writer, Ship(inventory_item_id=item.id, quantity=4)))
 
     assert isinstance(change, StockChange)
-    assert only(change.transactions).product_id == change.item.product_id == "new"
-    found = await store.products(["old", "new"])
-    assert (found["old"].product.total_on_hand, found["new"].product.total_on_hand) == (0, 7)
+    assert only(change.transactions).product_id == change.item.product_id == "b_new"
+    found = await store.products(["a_old", "b_new"])
+    assert (found["a_old"].product.total_on_hand, found["b_new"].product.total_on_hand) == (0, 7)
 
 
 # -- waiting and leaving (rules R2, R5, R6) --------------------------------------------------------------------------
@@ -527,7 +527,7 @@ async def test_a_request_over_a_locked_and_a_free_product_waits_whole(url: str, 
 
 @on_postgresql
 async def test_a_batch_that_breaks_up_over_a_lock_is_done_once(url: str, store: Store) -> None:
-    """A batch falls apart over a bad request, and while it is redone by halves a lock is taken: none is done twice."""
+    """While a batch is redone by halves because of a bad request somebody takes a lock: none is done twice."""
     good, held = await stocked(store, 0, product="b_good"), await stocked(store, 0, product="a_held", sku="HELD")
     bad = CreateItem(sku="NUL", product_id="b_good", warehouse_id="wh_1", name="a\x00b")
     first, second = await asyncpg.connect(url), await asyncpg.connect(url)

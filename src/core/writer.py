@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from core.book import Book, Cause
 from core.errors import (
     Busy,
+    Conflict,
     IdempotencyKeyReused,
     InventoryError,
     NotFound,
@@ -185,6 +186,10 @@ class Writer:
                 return await self._attempt(works, wait=wait)
             except _Stale:
                 self._product_of.clear()
+            except Conflict:
+                # Somebody was faster at making the same thing. Read again, so that the rules refuse that operation alone.
+                if attempt > 1:
+                    raise
             except Busy:
                 raise
             except Unavailable:
@@ -422,8 +427,11 @@ class _Lane:
     def expire(self) -> None:
         """Refuse what has waited too long."""
         now = time.monotonic()
-        while self._queue and self._queue[0].deadline < now:
-            self._pop().refuse(Unavailable("The change had to wait too long and was not started.", retry_after=1))
+        for work in self._queue:
+            if work.deadline < now:
+                work.refuse(Unavailable("The change had to wait too long and was not started.", retry_after=1))
+        while self._queue and self._queue[0].future.done():
+            self._pop()
 
     def _take(self) -> list[_Work]:
         batch: list[_Work] = []
@@ -451,9 +459,11 @@ class _Lane:
         try:
             await self._writer.commit(batch, wait=True)
         except Busy as busy:
-            # Somebody holds one of these products too long. The others go on; who is still locked out gets one more
-            # turn, because a lock may also be held for a moment only.
-            for work in await self._writer.commit(batch, wait=False):
+            # Somebody holds one of these products too long. The others go on, but for those that are done because the
+            # batch was carried out by halves; who is still locked out gets one more turn, because a lock may also be
+            # held for a moment only.
+            left = [work for work in batch if not work.future.done()]
+            for work in await self._writer.commit(left, wait=False):
                 work.moved += 1
                 if work.moved > 1:
                     work.refuse(busy)
