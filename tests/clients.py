@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from os import SEEK_CUR
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import load
 from load import Answer, Call
@@ -38,6 +39,8 @@ class Clients:
         self._calls = calls
         self._folder = folder
         self._processes: list[subprocess.Popen[str]] = []
+        self._files: list[BinaryIO] = []
+        self._answers: list[Answer] = []
         rate = per_second / processes if per_second else None
         common = {"token": token(), "connections": connections, "retry": retry, "per_second": rate}
         addressed = [(urls[number % len(urls)] + call.path, call) for number, call in enumerate(calls)]
@@ -46,9 +49,11 @@ class Clients:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
         for number, plan in enumerate(self._plans):
-            path = self._folder / f"plan-{number}.json"
-            path.write_text(json.dumps(plan))
-            command = [sys.executable, load.__file__, path, self._folder / f"answers-{number}.jsonl"]
+            given, got = self._folder / f"plan-{number}.json", self._folder / f"answers-{number}.jsonl"
+            given.write_text(json.dumps(plan))
+            got.touch()
+            self._files.append(got.open("rb"))
+            command = [sys.executable, load.__file__, given, got]
             pipe = subprocess.PIPE
             self._processes.append(subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True))
         for process in self._processes:
@@ -57,6 +62,8 @@ class Clients:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
         for process in self._processes:
             process.kill()
             process.wait()
@@ -77,7 +84,7 @@ class Clients:
         deadline = time.monotonic() + seconds
         while (seen := sum(answer.definite for answer in self.answers())) < count:
             assert time.monotonic() < deadline, f"Only {seen} of {count} calls were answered in {seconds:g} s."
-            time.sleep(0.005)
+            time.sleep(0.0005)
 
     def finish(self, *, seconds: float = 60.0) -> dict[str, Answer]:
         """Wait until every client has ended; return the last answer to each key."""
@@ -90,9 +97,11 @@ class Clients:
 
     def answers(self) -> list[Answer]:
         """Every answer so far, in the order in which each client got it."""
-        return [answer for path in sorted(self._folder.glob("answers-*.jsonl")) for answer in _read(path)]
+        self._answers += [answer for file in self._files for answer in _read_on(file)]
+        return self._answers
 
 
-def _read(path: Path) -> Iterator[Answer]:
-    *lines, _unfinished = path.read_text().split("\n")
-    return (Answer(**json.loads(line)) for line in lines)
+def _read_on(file: BinaryIO) -> Iterator[Answer]:
+    while (line := file.readline()).endswith(b"\n"):
+        yield Answer(**json.loads(line))
+    file.seek(-len(line), SEEK_CUR)  # half a line: it is read when it is whole

@@ -312,6 +312,20 @@ async def test_the_same_warehouse_at_once(writers: list[Writer], store: Store) -
     assert len(await store.warehouses()) == 5
 
 
+async def test_a_transfer_to_a_place_that_is_taken(writer: Writer, store: Store) -> None:
+    """Where another product holds the SKU a transfer is refused, it alone, and never lands on the other's item."""
+    mine = await stocked(store, 10, product="mine")
+    theirs = await stocked(store, 5, product="theirs", warehouse="wh_2")
+    receive, arrive = (Receive(inventory_item_id=item.id, quantity=1) for item in (mine, theirs))
+    transfer = Transfer(inventory_item_id=mine.id, quantity=4, to_warehouse_id="wh_2")
+
+    for operations in ((receive, transfer), (receive, transfer, arrive)):
+        outcomes = await submit(writer, *operations)
+        assert isinstance(outcomes[1], SkuConflict)
+
+    assert (await on_hand_of(store, mine), await on_hand_of(store, theirs)) == (12, 6)
+
+
 @on_postgresql
 async def test_one_bad_request_fails_alone(store: Store) -> None:
     """What the database refuses takes only its own request with it, out of a hundred in the batch (rule R3)."""

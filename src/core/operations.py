@@ -5,11 +5,12 @@ without looking at the stock (ranges, lengths, forbidden characters) is refused 
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 from core.errors import KINDS, InventoryError
 from core.ids import ID_PATTERN
@@ -48,6 +49,13 @@ class Change(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_f
     occurred_at: Instant | None = None
     expected_version: Level | None = None
 
+    def __post_init__(self) -> None:
+        if self.occurred_at is not None:
+            try:
+                force_setattr(self, "occurred_at", self.occurred_at.astimezone(UTC))
+            except OverflowError:
+                raise ValueError("occurredAt must be an instant of this calendar") from None
+
 
 class Receive(Change, frozen=True, tag="RECEIVE"):
     """Goods came in."""
@@ -74,6 +82,7 @@ class Adjust(Change, frozen=True, tag="ADJUST"):
     reason: Text
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.delta == 0:
             raise ValueError("delta must not be 0")
 
@@ -99,6 +108,7 @@ class SetPolicy(Change, frozen=True, tag="SET_POLICY"):
     target_stock_level: Level | UnsetType = UNSET
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.safety_stock is self.reorder_threshold is self.target_stock_level is UNSET:
             raise ValueError("name at least one of safetyStock, reorderThreshold, targetStockLevel")
 

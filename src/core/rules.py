@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from msgspec import UNSET
+from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
 from core.book import Book, Cause, Posting
@@ -134,6 +135,10 @@ def _transfer(posting: Posting, item: Item, operation: Transfer) -> None:
     warehouse = _open_warehouse(book, operation.to_warehouse_id)
     _check_unreserved(item, operation.quantity)
     target = book.at(item.sku, warehouse.id)
+    if target is not None and target.product_id != item.product_id:
+        raise SkuConflict(
+            f"SKU {item.sku} belongs to another product in warehouse {warehouse.id}; move it there first."
+        )
     if target is None:
         target = replace(
             item,
@@ -463,10 +468,9 @@ def _release(book: Book, operation: Release, cause: Cause) -> Reservation:
         return reservation
     posting = Posting(book, cause, reservation)
     posting.reason = operation.reason
-    for line in reservation.lines:
-        if line.held:
-            item = _item(book, line.inventory_item_id)
-            posting.post(item, "RELEASE", reserved=-line.held, reservation_id=reservation.id)
+    held = [(_item(book, line.inventory_item_id), line.held) for line in reservation.lines if line.held]
+    for item, quantity in held:
+        posting.post(item, "RELEASE", reserved=-quantity, reservation_id=reservation.id)
     posting.close()
     lines = tuple(replace(line, released_quantity=line.released_quantity + line.held) for line in reservation.lines)
     shipped = any(line.fulfilled_quantity for line in lines)
@@ -526,7 +530,8 @@ def _update_item(book: Book, operation: UpdateItem, cause: Cause) -> Item:
     item = _item(book, operation.inventory_item_id)
     _check_match(operation.if_match, item.version)
     fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
-    fields = {name: value for name, value in fields.items() if value != getattr(item, name)}
+    # Compared as JSON: to Python True, 1 and 1.0 are equal.
+    fields = {name: value for name, value in fields.items() if encode(value) != encode(getattr(item, name))}
     if not fields:
         return item
     posting = Posting(book, cause, None)

@@ -33,7 +33,7 @@ LOW_STOCK_THRESHOLD = 10
 """A product's ``low_stock_threshold`` until somebody sets another (units)."""
 
 
-class LeadTime(Struct, frozen=True, rename="camel"):
+class LeadTime(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Days from order to dispatch, as a range."""
 
     min: int

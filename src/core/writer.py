@@ -85,6 +85,10 @@ class _Work:
         if not self.future.done():
             self.future.set_exception(error)
 
+    def expire(self, now: float) -> None:
+        if self.deadline < now:
+            self.refuse(Unavailable("The change had to wait too long and was not started.", retry_after=1))
+
 
 class Writer:
     """The one way to change stock: ``submit`` a request, get the outcome of each of its operations.
@@ -187,7 +191,7 @@ class Writer:
             except _Stale:
                 self._product_of.clear()
             except Conflict:
-                # Somebody was faster at making the same thing. Read again, so that the rules refuse that operation alone.
+                # Somebody was faster at making the same thing. Read again: then the rules refuse that operation alone.
                 if attempt > 1:
                     raise
             except Busy:
@@ -428,17 +432,17 @@ class _Lane:
         """Refuse what has waited too long."""
         now = time.monotonic()
         for work in self._queue:
-            if work.deadline < now:
-                work.refuse(Unavailable("The change had to wait too long and was not started.", retry_after=1))
+            work.expire(now)
         while self._queue and self._queue[0].future.done():
             self._pop()
 
     def _take(self) -> list[_Work]:
         batch: list[_Work] = []
         operations = rows = 0
-        self.expire()
+        now = time.monotonic()
         while self._queue and (not batch or _fits(self._queue[0], operations, rows)):
             work = self._pop()
+            work.expire(now)
             if not work.future.done():
                 batch.append(work)
                 operations += len(work.request.operations)

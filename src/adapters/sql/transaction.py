@@ -110,7 +110,9 @@ class SqlTransaction:
         item, among = tables.inventory_item.c, self._database.among
         where = among(item.id, wanted.item_ids | promised)
         if wanted.whole_products:
-            where |= among(item.product_id, wanted.whole_products)
+            # With other products' items of their SKUs: a transfer must see that its place is taken.
+            own = tables.inventory_item.alias().c
+            where |= item.sku.in_(select(own.sku).where(among(own.product_id, wanted.whole_products)))
         if skus := wanted.skus | {sku for sku, _ in wanted.places}:
             where |= among(item.sku, skus)
         return [item_of(row) for row in await self._connection.execute(select(tables.inventory_item).where(where))]
