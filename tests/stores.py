@@ -11,9 +11,19 @@ from adapters.registry import connect
 from adapters.sql import tables
 from adapters.sql.store import SqlStore
 from core.book import Book, Cause
-from core.operations import CreateItem, CreateWarehouse, IdempotencyKey, Operation, Outcome, Request, Result
+from core.operations import (
+    CreateItem,
+    CreateWarehouse,
+    IdempotencyKey,
+    Operation,
+    Outcome,
+    Request,
+    Reserve,
+    ReserveLine,
+    Result,
+)
 from core.rules import decide
-from core.stock import Item
+from core.stock import Item, Reservation
 from core.writer import Writer
 from ports.store import Store, StoredAnswer, Transaction, Wanted
 
@@ -69,6 +79,19 @@ async def stocked(
     (item,) = await carry_out(store, operation, product=product)
     assert isinstance(item, Item)
     return item
+
+
+async def hold(store: Store, *items: Item, **words: Any) -> Reservation:
+    """Reserve one unit of each item."""
+    lines = tuple(ReserveLine(inventory_item_id=item.id, quantity=1) for item in items)
+    async with batch(store, *{item.product_id for item in items}, item_ids={item.id for item in items}) as (
+        transaction,
+        book,
+    ):
+        held = decide(book, Reserve(lines=lines, **words), CAUSE)
+        assert await transaction.save(book, [])
+    assert isinstance(held, Reservation)
+    return held
 
 
 @asynccontextmanager

@@ -20,13 +20,15 @@ from core.stock import (
 )
 from ports.store import ProductStock, Store
 
+_Found = tuple[ProductStock | None, tuple[Warehouse, ...]]
+
 
 class Inventory:
     """The specification's two questions. Belongs to one event loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._asked: dict[str, asyncio.Future[ProductStock | None]] = {}
+        self._asked: dict[str, asyncio.Future[_Found]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def by_product(self, product_id: str) -> ProductInventory:
@@ -36,7 +38,7 @@ class Inventory:
             NotFound: nothing is known of the product.
             Unavailable: the store is away.
         """
-        stock, warehouses = await asyncio.gather(self._product(product_id), self._store.warehouses())
+        stock, warehouses = await self._product(product_id)
         if stock is None:
             raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
         names = {warehouse.id: warehouse.name for warehouse in warehouses}
@@ -60,7 +62,8 @@ class Inventory:
             NotFound: there is no such item.
             Unavailable: the store is away.
         """
-        items, warehouses = await asyncio.gather(self._store.same_sku(item_id), self._store.warehouses())
+        items = await self._store.same_sku(item_id)
+        warehouses = await self._store.warehouses()
         if not items:
             raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
         if not all_warehouses:
@@ -106,7 +109,7 @@ class Inventory:
             items=tuple(items),
         )
 
-    async def _product(self, product_id: str) -> ProductStock | None:
+    async def _product(self, product_id: str) -> _Found:
         future = self._asked.get(product_id)
         if future is None:
             future = self._asked[product_id] = asyncio.get_running_loop().create_future()
@@ -120,13 +123,15 @@ class Inventory:
             self._asked = {}
             try:
                 found = await self._store.products(asked.keys())
+                # Afterwards, so that no item is in a warehouse younger than this.
+                warehouses = await self._store.warehouses()
             except Exception as error:
                 for future in asked.values():
                     future.set_exception(error)
                     future.exception()  # not "never retrieved" where everybody has left
             else:
                 for product_id, future in asked.items():
-                    future.set_result(found.get(product_id))
+                    future.set_result((found.get(product_id), warehouses))
 
 
 def shipping(items: tuple[Item, ...], warehouses: tuple[Warehouse, ...], quantity: int) -> list[Warehouse]:

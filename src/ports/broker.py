@@ -1,6 +1,6 @@
 """The message broker: where events go out, and where others' events come in."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import Enum
@@ -37,6 +37,25 @@ class Receipt(Enum):
     """It was refused, or nothing is known of it; it may yet have arrived. Publish it again."""
 
 
+class Verdict(Enum):
+    """What a handler says of a message it was given."""
+
+    DONE = "done"
+    """It is dealt with and can be forgotten."""
+    DEAD = "dead"
+    """It can never be dealt with here: to the queue ``inventory.dead-letters``."""
+
+
+class Delivery(Struct, frozen=True):
+    """A message from a queue; ``redelivered`` when somebody may have had it before."""
+
+    message: Message
+    redelivered: bool
+
+
+Handler = Callable[[Delivery], Awaitable[Verdict]]
+
+
 class Broker(Protocol):
     """A topic broker. Safe to use from many tasks of one event loop."""
 
@@ -61,6 +80,16 @@ class Broker(Protocol):
 
         Raises:
             Unavailable: there is no connection.
+        """
+        ...
+
+    def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AbstractAsyncContextManager[None]:
+        """Give ``handle`` the messages of ``queue`` while the block runs, up to ``prefetch`` of them at once.
+
+        At least once: a message is forgotten when its handler has returned, not before. One whose handler raised, was
+        cancelled or lost its connection comes again, after a pause. A lost connection is found again without an end;
+        handlers that are running then go on to their end. Leaving gives running handlers 5 seconds, then cancels them.
+        Entering does not wait for a connection.
         """
         ...
 

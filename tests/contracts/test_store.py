@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 from services import Postgres
-from stores import CAUSE, batch, carry_out, empty, key, migrated, only, positions, stocked
+from stores import CAUSE, batch, carry_out, empty, hold, key, migrated, only, positions, stocked
 
 from adapters.registry import connect
 from core.errors import AlreadyExists, Busy, SkuConflict, Unavailable, ValidationFailed
@@ -25,8 +24,6 @@ from core.operations import (
     ProductPatch,
     Receive,
     Release,
-    Reserve,
-    ReserveLine,
     SetPolicy,
     Ship,
     Transfer,
@@ -789,16 +786,6 @@ async def test_a_store_that_is_away_is_unavailable(tmp_path: Path) -> None:
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------
-
-
-async def hold(store: Store, *items: Item, **words: Any) -> Reservation:
-    """Reserve one unit of each item."""
-    lines = tuple(ReserveLine(inventory_item_id=item.id, quantity=1) for item in items)
-    async with batch(store, *{item.product_id for item in items}, item_ids={item.id for item in items}) as (tx, book):
-        held = decide(book, Reserve(lines=lines, **words), CAUSE)
-        assert await tx.save(book, [])
-    assert isinstance(held, Reservation)
-    return held
 
 
 async def publish_all(store: Store) -> int:

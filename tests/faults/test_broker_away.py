@@ -6,12 +6,14 @@ A queue of the tests' own is bound to all events. What it holds in the end is co
 import asyncio
 import json
 import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aio_pika
+import psutil
 import pytest
 from audit import books, select
 from clients import Clients
@@ -49,9 +51,16 @@ async def broker(rabbit: RabbitMQ, postgres_url: str) -> str:
     return url
 
 
+def die(rabbit: RabbitMQ) -> None:
+    """It falls silent first, so that what is on its way to it then is never confirmed."""
+    psutil.Process(rabbit.pid).suspend()
+    time.sleep(0.5)
+    rabbit.kill()
+
+
 @pytest.mark.parametrize(
     ("commands", "end"),
-    [(["serve"], RabbitMQ.stop), (["api", "consumer"], RabbitMQ.kill)],
+    [(["serve"], RabbitMQ.stop), (["api", "consumer"], die)],
     ids=["serve, stopped", "api and consumer, killed"],
 )
 async def test_everything_is_sold_and_every_event_arrives(
