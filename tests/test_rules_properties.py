@@ -370,7 +370,7 @@ class Shop(RuleBasedStateMachine):
         self.ask(Extend(reservation_id=self.reservation(reservation), expires_in_seconds=seconds))
 
     @precondition(lambda self: self.book.reservations)
-    @rule(reservation=choices, lines=st.lists(st.tuples(choices, st.integers(1, 3)), max_size=3))
+    @rule(reservation=choices, lines=st.just([]) | st.lists(st.tuples(choices, st.integers(1, 3)), max_size=3))
     def fulfil(self, reservation: int, lines: list[tuple[int, int]]) -> None:
         """What was promised leaves, whole or in part, now and then more than was promised."""
         id = self.reservation(reservation)
