@@ -1,3 +1,93 @@
+"""The comparisons of a reconciliation. A page of them is one statement, so it sees one moment.
+
+How products stand is found by indexes, in time that their history does not stretch. History is read along its unique
+index of owner and number: what is committed of it never changes, and, the product's lock being held until the commit,
+no number is seen before the one below it.
+"""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    FromClause,
+    Select,
+    Table,
+    Text,
+    and_,
+    cast,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.sql import tables
+from adapters.sql.database import Database
+from core.findings import Discrepancy, Kind, Part
+from ports.store import AuditPage
+
+_Pairs = dict[str, tuple[ColumnElement[Any], ColumnElement[Any]]]
+_WORDS = {
+    "on_hand": "quantityOnHand",
+    "reserved": "quantityReserved",
+    "available": "quantityAvailable",
+    "version": "version",
+    "sequence": "sequence",
+}
+"""What can be compared, and its word on the wire."""
+_PLACES = ("version", "sequence")
+"""They say where the two were compared, so they are told also when they agree."""
+_BALANCES = ("on_hand", "reserved", "available")
+_OPEN = ("HELD", "CONFIRMED")
+
+
+async def standing(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> AuditPage:
+    """Look at how the next products stand, by id."""
+    product, item = tables.product.c, tables.inventory_item.c
+    page = select(product.id).where(product.id > (after or "")).order_by(product.id).limit(limit)
+    ids = list((await connection.execute(page)).scalars())
+    in_page, of_page = database.among(product.id, ids), database.among(item.product_id, ids)
+    items = await connection.scalar(select(func.count()).where(of_page))
+    statement = union_all(
+        _last_rows().where(of_page), _reserved().where(of_page), _totals(in_page), _last_events().where(in_page)
+    )
+    found = await connection.execute(statement)
+    return AuditPage(len(ids), items or 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
+
+
+async def history(connection: AsyncConnection, part: Part, *, after: str | None, limit: int) -> AuditPage:
+    """Look at the next rows, each beside the row before it; ``after`` is the last one of the page before."""
+    table, owner, number = _CHAINS[part]
+    key = tuple_(table.c[owner], table.c[number])
+    begin = msgspec.json.decode(after, type=tuple[str, int]) if after else ("", 0)
+    page = select(*key.clauses).where(key > _key(begin)).order_by(*key.clauses).limit(limit).cte()
+    last = select(page, select(func.count()).select_from(page).scalar_subquery().label("rows"))
+    end = (await connection.execute(last.order_by(page.c[owner].desc(), page.c[number].desc()).limit(1))).first()
+    if end is None:
+        return AuditPage(0, 0, (), None)
+    # Once more from the last row of the page before: it is the neighbour of the first one here.
+    rows = and_(key >= _key(begin), key <= _key((end[0], end[1])))
+    found = await connection.execute(_ledger(rows, begin) if part == "ledger" else _events(rows, begin))
+    next_after = msgspec.json.encode((end[0], end[1])).decode() if end.rows == limit else None
+    return AuditPage(end.rows, 0, tuple(map(_discrepancy, found)), next_after)
+
+
+def size(part: Part) -> Select[Any]:
+    """Select about how much there is: versions count ledger rows, and the outbox's ids its events, but for gaps."""
+    if part == "stock":
+        return select(func.count()).select_from(tables.product)
+    if part == "ledger":
+        return select(func.sum(tables.inventory_item.c.version))
+    return select(func.max(tables.outbox.c.id) - func.min(tables.outbox.c.id) + 1)
+
+
 def _compare(
     kind: Kind, source: FromClause, product: ColumnElement[str], item: ColumnElement[str] | None, pairs: _Pairs
 ) -> Select[Any]:
@@ -15,17 +105,7 @@ def _compare(
     return select(*columns).select_from(source).where(differs)
 
 
-def _stock(of_page: ColumnElement[bool], in_page: ColumnElement[bool]) -> CompoundSelect[Any]:
-    """How the products of a page stand, each table found by an index, in time that history does not stretch."""
-    product, item = tables.product, tables.inventory_item
-    return union_all(
-        _last_rows().where(of_page),
-        _compare(
-            "RESERVED_MISMATCH", item, item.c.product_id, item.c.id, {"reserved": (_held(), item.c.reserved)}
-        ).where(of_page),
-        _totals(in_page),
-        _last_events().where(in_page, product.c.sequence > 0),
-    )
+# -- how things stand ------------------------------------------------------------------------------------------------
 
 
 def _last_rows() -> Select[Any]:

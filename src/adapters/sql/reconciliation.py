@@ -1,4 +1,42 @@
-class SqlFindings:
+"""What is kept of reconciliations: the runs, and the findings, which are known again by kind and subject."""
+
+import math
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec.structs import asdict, replace
+from sqlalchemy import Select, and_, case, delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.sql import audit, tables
+from adapters.sql.database import Database
+from core.findings import Discrepancy, Finding, Part, Run, Trigger
+from ports.store import AuditPage
+
+_KEPT = timedelta(days=30)
+_DROPPED_MAX = 1_000
+
+
+class SqlReconciliation:
+    """The part of ``ports.store.Store`` that reconciles."""
+
+    database: Database
+
+    async def audit(self, part: Part, *, after: str | None, limit: int) -> AuditPage:
+        """See ``audit``."""
+        async with self.database.reading() as connection:
+            if part == "stock":
+                return await audit.standing(self.database, connection, after=after, limit=limit)
+            return await audit.history(connection, part, after=after, limit=limit)
+
+    async def audit_size(self, part: Part) -> int:
+        """See ``audit``."""
+        async with self.database.reading() as connection:
+            return int(await connection.scalar(audit.size(part)) or 0)
+
     async def begin_reconciliation(self, id: str, *, trigger: Trigger, actor: str, deep: bool) -> Run:
         """On the database's clock."""
         async with self.database.writing() as connection:
@@ -35,7 +73,7 @@ class SqlFindings:
             if run.deep:
                 resolved = (await connection.execute(update(table).where(gone).values(resolved_at=now))).rowcount
             counts = (await connection.execute(seen)).all()
-            run = msgspec.structs.replace(
+            run = replace(
                 run,
                 ended_at=now,
                 findings={kind: count for kind, count, _ in counts},
@@ -112,7 +150,7 @@ def _finding(row: Any) -> Finding:
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    return msgspec.structs.asdict(run) | {"findings": msgspec.json.encode(run.findings).decode()}
+    return asdict(run) | {"findings": msgspec.json.encode(run.findings).decode()}
 
 
 def _run(row: Any) -> Run:
