@@ -29,8 +29,8 @@ from msgspec import UNSET
 from core.book import Book, Cause
 from core.errors import InventoryError
 from core.events import OutboxRow
+from core.fields import QUANTITY_MAX
 from core.operations import (
-    QUANTITY_MAX,
     Activate,
     Adjust,
     Confirm,

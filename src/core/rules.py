@@ -15,6 +15,7 @@ from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
 from core.book import Book, Cause, Posting
+from core.catalog import apply_product_event
 from core.errors import (
     AlreadyExists,
     Conflict,
@@ -28,11 +29,12 @@ from core.errors import (
     ValidationFailed,
     VersionConflict,
 )
+from core.fields import BALANCE_MAX
 from core.ids import new_id
 from core.operations import (
-    BALANCE_MAX,
     Activate,
     Adjust,
+    ApplyProductEvent,
     Change,
     Confirm,
     Count,
@@ -597,6 +599,7 @@ _RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {
     Extend: _extend,
     Fulfil: _fulfil,
     Expire: _look,
+    ApplyProductEvent: apply_product_event,
     CreateItem: _create_item,
     UpdateItem: _update_item,
     UpdateProduct: _update_product,

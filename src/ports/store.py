@@ -31,6 +31,8 @@ class Wanted(Struct, kw_only=True):
     """(sku, warehouse id) pairs whose item, if any, is wanted whichever product it belongs to."""
     skus: set[str] = set()
     """SKUs of which every item is wanted."""
+    event_ids: set[str] = set()
+    """Product events of which it matters whether they were applied."""
     all_warehouses: bool = False
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
 from adapters.sql.database import Database
-from adapters.sql.transaction import SqlTransaction, item_of, read_reservations, warehouse_of
+from adapters.sql.transaction import SqlTransaction, item_of, product_of, read_reservations, warehouse_of
 from core.errors import ValidationFailed
 from core.events import OutboxRow
 from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
@@ -76,7 +76,7 @@ class SqlStore:
         columns = tuple(tables.product.c.keys())
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
-            rows = [(id, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, now) for id in sorted(product_ids)]
+            rows = [(id, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, "{}", now) for id in sorted(product_ids)]
             await self.database.insert(connection, tables.product, columns, rows, skip_existing=True)
             await connection.commit()
 
@@ -94,8 +94,8 @@ class SqlStore:
         width, names = len(table.c), item.c.keys()
         found: dict[str, tuple[Product, list[Item]]] = {}
         for row in await self._all(statement):
-            fields = dict(zip(table.c.keys(), row[:width], strict=True))
-            _, items = found.setdefault(row[0], (Product(**fields), []))
+            product = product_of(_Named(table.c.keys(), row[:width]))
+            _, items = found.setdefault(product.id, (product, []))
             if row[width] is not None:
                 items.append(item_of(_Named(names, row[width:])))
         return {id: ProductStock(product, tuple(items)) for id, (product, items) in found.items()}
