@@ -16,6 +16,7 @@ from core.book import Book
 from core.events import OutboxRow
 from core.operations import IdempotencyKey
 from core.stock import Balance, Item, Product, Reservation, StockTransaction, Warehouse
+from ports.broker import Message
 
 T = TypeVar("T")
 
@@ -145,6 +146,17 @@ class Lease(Struct, frozen=True):
     token: int
 
 
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message that could not be dealt with, and why; one a ``fingerprint``, however often it fails."""
+
+    fingerprint: str
+    message: Message
+    code: str
+    detail: str
+    stack: str
+    attempts: int
+
+
 class Store(Protocol):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
@@ -217,6 +229,16 @@ class Store(Protocol):
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
         """Return every warehouse, by priority, then id."""
+        ...
+
+    # -- messages that failed ----------------------------------------------------------------------------------------
+
+    async def park(self, letter: DeadLetter) -> None:
+        """Keep a failed message; one that is kept already gets the new cause, and its attempts are added up."""
+        ...
+
+    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
+        """Return kept messages, the latest failure first."""
         ...
 
     # -- the relay's steps -------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import BigInteger, Select, and_, case, delete, literal, or_, select, tuple_, update
@@ -18,8 +19,10 @@ from adapters.sql.database import Database
 from adapters.sql.transaction import SqlTransaction, item_of, product_of, read_reservations, warehouse_of
 from core.errors import ValidationFailed
 from core.events import OutboxRow
+from core.ids import new_id
 from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
-from ports.store import ItemFilter, Lease, LedgerFilter, Page, ProductStock, ReservationFilter, Transaction
+from ports.broker import Message
+from ports.store import DeadLetter, ItemFilter, Lease, LedgerFilter, Page, ProductStock, ReservationFilter, Transaction
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
@@ -201,6 +204,40 @@ class SqlStore:
             found: Sequence[Any] = (await connection.execute(statement)).all()
             return found
 
+    # -- messages that failed ----------------------------------------------------------------------------------------
+
+    async def park(self, letter: DeadLetter) -> None:
+        """An upsert by fingerprint."""
+        table, message = tables.dead_letter, letter.message
+        async with self.database.writing() as connection:
+            now, transaction_id = await self.database.clock(connection)
+            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            fresh = insert(table).values(
+                id=new_id("dl"),
+                fingerprint=letter.fingerprint,
+                message_id=message.id,
+                event_type=message.type,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                correlation_id=message.correlation_id,
+                headers=msgspec.json.encode(message.headers).decode(),
+                body=message.body,
+                **{name: _storable(getattr(letter, name)) for name in ("code", "detail", "stack")},
+                attempts=letter.attempts,
+                first_failed_at=now,
+                last_failed_at=now,
+            )
+            again = {name: fresh.excluded[name] for name in ("code", "detail", "stack", "last_failed_at")}
+            again["attempts"] = table.c.attempts + fresh.excluded.attempts
+            await connection.execute(fresh.on_conflict_do_update(index_elements=[table.c.fingerprint], set_=again))
+            await self.database.commit(connection, transaction_id)
+
+    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
+        """By the time of the last failure."""
+        table = tables.dead_letter
+        rows = await self._all(select(table).order_by(table.c.last_failed_at.desc(), table.c.id).limit(limit))
+        return [_dead_letter(row) for row in rows]
+
     # -- the relay's steps -------------------------------------------------------------------------------------------
 
     async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
@@ -336,6 +373,31 @@ def _balance(row: Any) -> Balance:
         version=row.item_version,
         transaction_id=row.id,
         recorded_at=row.recorded_at,
+    )
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL cannot store NUL, and a message that nobody understands may be quoted in its cause."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _dead_letter(row: Any) -> DeadLetter:
+    message = Message(
+        id=row.message_id,
+        exchange=row.exchange,
+        routing_key=row.routing_key,
+        body=row.body,
+        type=row.event_type,
+        correlation_id=row.correlation_id,
+        headers=msgspec.json.decode(row.headers, type=dict[str, str]),
+    )
+    return DeadLetter(
+        fingerprint=row.fingerprint,
+        message=message,
+        code=row.code,
+        detail=row.detail,
+        stack=row.stack,
+        attempts=row.attempts,
     )
 
 
