@@ -25,7 +25,7 @@ from adapters.tokens import mint
 
 SECRET = "known-to-the-tests-and-to-nobody-else"
 COMMAND = Path(sys.executable).with_name("inventory")
-_LOG_SHOWN = 10_000
+_LINES_SHOWN = 50
 
 
 def no_broker() -> str:
@@ -67,7 +67,8 @@ class Service(Server):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is not None:
             self.stop()
-            print(f"\n-- {self._command} on {self.port} logged, in the end:\n{self.logged()[-_LOG_SHOWN:]}")
+            told = [line for line in self.logged().splitlines() if '"logger": "access"' not in line]
+            print(f"\n-- {self._command} on {self.port} logged, in the end:", *told[-_LINES_SHOWN:], sep="\n")
         super().__exit__(kind, error, _)
 
     def pids(self) -> set[int]:

@@ -34,6 +34,7 @@ from core.operations import (
     FulfilBody,
     IdempotencyKey,
     ItemPatch,
+    ItemQuantity,
     Operation,
     Outcome,
     ProductPatch,
@@ -297,6 +298,27 @@ def test_a_reservation_has_1_to_200_good_lines(lines: Any) -> None:
         decoded(Reserve, lines=lines)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {},
+        {"inventoryItemId": "inv_1", "sku": "A"},
+        {"sku": "A", "productId": "prod_1"},
+        {"inventoryItemId": "inv_1", "warehouseId": "wh_1"},
+        {"warehouseId": "wh_1"},
+        {"sku": ""},
+        {"sku": "A", "warehouseId": "north"},
+        {"sku": "A", "quantity": 0},
+    ],
+)
+def test_a_line_names_one_thing(line: dict[str, Any]) -> None:
+    """An item, a SKU or a product, not two of them; a warehouse narrows the last two."""
+    for good in ({"inventoryItemId": "inv_1"}, {"sku": "A", "warehouseId": "wh_1"}, {"productId": "any thing"}):
+        assert 2 == decoded(ReserveLine, quantity=2, **good).quantity
+    with pytest.raises(msgspec.ValidationError):
+        decoded(ReserveLine, **{"quantity": 2, **line})
+
+
 @pytest.mark.parametrize("seconds", [0, 86_401, "60"])
 def test_a_hold_is_extended_within_the_same_bounds(seconds: Any) -> None:
     """Extending lasts 900 seconds unless said otherwise, and a day at most (rule R11)."""
@@ -311,7 +333,7 @@ def test_a_hold_is_extended_within_the_same_bounds(seconds: Any) -> None:
 def test_a_fulfilment_names_good_lines_or_none(body: dict[str, Any]) -> None:
     """No lines means everything; an empty list would mean nothing and is refused."""
     assert FulfilBody() == decoded(FulfilBody) == Fulfil(reservation_id="res_1").body
-    assert (ReserveLine(inventory_item_id="inv_1", quantity=2),) == decoded(FulfilBody, lines=[LINE]).lines
+    assert (ItemQuantity(inventory_item_id="inv_1", quantity=2),) == decoded(FulfilBody, lines=[LINE]).lines
     with pytest.raises(msgspec.ValidationError):
         decoded(FulfilBody, **body)
 

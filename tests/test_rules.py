@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import pytest
 from factories import NOW, ItemFactory, ProductFactory, ReservationFactory, WarehouseFactory, book_of, line_of
+from msgspec import UNSET
 
 from core.book import Book, Cause
 from core.errors import (
@@ -33,6 +34,7 @@ from core.operations import (
     Fulfil,
     FulfilBody,
     ItemPatch,
+    ItemQuantity,
     Operation,
     ProductPatch,
     Receive,
@@ -75,7 +77,7 @@ def reserved(book: Book, *wanted: tuple[Item, int], **fields: Any) -> Reservatio
 
 def fulfil(reservation: Reservation, *leaving: tuple[Item, int]) -> Fulfil:
     """Return the operation by which these quantities of a reservation leave."""
-    lines = tuple(ReserveLine(inventory_item_id=item.id, quantity=quantity) for item, quantity in leaving)
+    lines = tuple(ItemQuantity(inventory_item_id=item.id, quantity=quantity) for item, quantity in leaving)
     return Fulfil(reservation_id=reservation.id, body=FulfilBody(lines=lines))
 
 
@@ -715,6 +717,99 @@ def test_a_hold_over_products_expires_as_they_are_locked() -> None:
     expire_due(book)
     assert ("EXPIRED", 0) == (book.reservations[held.id].status, book.items[there.id].reserved)
     assert 1 == len([row for row in book.ledger if row.type == "EXPIRY" and row.inventory_item_id == here.id])
+
+
+# -- where promised units come from -----------------------------------------------------------------------------------
+
+
+def spread(*on_hand: int) -> tuple[Book, list[Item]]:
+    """Return a book with the SKU ``A`` in so many warehouses, the first of them first in line."""
+    items = [
+        ItemFactory.build(sku="A", warehouse_id=f"wh_{place}", on_hand=units) for place, units in enumerate(on_hand, 1)
+    ]
+    houses = [WarehouseFactory.build(id=item.warehouse_id, priority=place) for place, item in enumerate(items)]
+    return book_of(*items, warehouses=houses), items
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("WAREHOUSE_PRIORITY", {"wh_1": 2, "wh_2": 3}),
+        ("FEWEST_SPLITS", {"wh_3": 5}),
+        ("MOST_STOCK", {"wh_3": 5}),
+    ],
+)
+def test_a_line_by_sku_is_sourced(strategy: str, expected: dict[str, int]) -> None:
+    """Where a line leaves the choice, the strategy chooses and splits it over warehouses."""
+    book, _ = spread(2, 4, 9)
+    held = done(book, Reserve(lines=(ReserveLine(sku="A", quantity=5),), sourcing=strategy), Reservation)
+
+    assert expected == {line.warehouse_id: line.quantity for line in held.lines}
+    assert expected == {item.warehouse_id: item.reserved for item in book.items.values() if item.reserved}
+
+
+def test_a_choice_can_be_explained() -> None:
+    """On request the answer says what was considered; the reservation itself does not keep it."""
+    book, items = spread(2, 4)
+    asked = Reserve(lines=(ReserveLine(product_id="prod_1", quantity=3),), explain=True)
+    held = done(book, asked, Reservation)
+    assert held.explanation is not UNSET
+    ((choice),) = held.explanation
+
+    assert [(items[0].id, 2, 2), (items[1].id, 4, 1)] == [
+        (each.inventory_item_id, each.available, each.taken) for each in choice.considered
+    ]
+    assert book.reservations[held.id].explanation is UNSET
+
+
+def test_sourcing_keeps_to_where_it_may() -> None:
+    """A line's warehouse, the request's warehouses, closed warehouses and inactive items narrow the choice."""
+    book, items = spread(2, 4, 9)
+    line = ReserveLine(sku="A", quantity=1)
+    assert "wh_3" == done(book, Reserve(lines=(line,), warehouse_ids=("wh_3",)), Reservation).lines[0].warehouse_id
+    narrow = ReserveLine(sku="A", quantity=1, warehouse_id="wh_2")
+    assert "wh_2" == done(book, Reserve(lines=(narrow,)), Reservation).lines[0].warehouse_id
+
+    done(book, UpdateWarehouse(warehouse_id="wh_1", patch=WarehousePatch(active=False)), Warehouse)
+    changed(book, Deactivate(inventory_item_id=items[1].id))
+    assert "wh_3" == done(book, Reserve(lines=(line,)), Reservation).lines[0].warehouse_id
+    with pytest.raises(InsufficientStock):
+        done(book, Reserve(lines=(narrow,)), Reservation)
+
+
+def test_lines_do_not_take_each_others_units() -> None:
+    """What a line names itself is set aside before others choose; together they get no more than there is."""
+    book, items = spread(3, 3)
+    anywhere, here = ReserveLine(sku="A", quantity=3), ReserveLine(inventory_item_id=items[0].id, quantity=2)
+    held = done(book, Reserve(lines=(anywhere, here)), Reservation)
+    assert {items[0].id: 3, items[1].id: 2} == {line.inventory_item_id: line.quantity for line in held.lines}
+
+    with pytest.raises(InsufficientStock) as refusal:
+        done(book, Reserve(lines=(ReserveLine(sku="A", quantity=2),)), Reservation)
+    assert {"lines": [{"sku": "A", "requested": 2, "available": 1}]} == refusal.value.extra
+
+
+def test_what_cannot_be_sourced_is_refused() -> None:
+    """An unknown strategy, an unknown SKU and one that is nowhere for sale are three different refusals."""
+    book, (item,) = spread(3)
+    with pytest.raises(ValidationFailed, match="FEWEST_SPLITS"):
+        done(book, Reserve(lines=(ReserveLine(sku="A", quantity=1),), sourcing="COIN"), Reservation)
+    with pytest.raises(NotFound):
+        done(book, Reserve(lines=(ReserveLine(sku="B", quantity=1),)), Reservation)
+    changed(book, Deactivate(inventory_item_id=item.id))
+    with pytest.raises(ItemInactive):
+        done(book, Reserve(lines=(ReserveLine(sku="A", quantity=1),)), Reservation)
+
+
+@pytest.mark.parametrize("units", [[4, 1], [6, -1], [5], [2, 2]])
+def test_a_strategy_cannot_oversell(units: list[int]) -> None:
+    """A stranger's strategy that takes more than there is, less than nothing or the wrong sum gets nothing."""
+    book, items = spread(3, 9)
+    book.sourcing = {"ROGUE": lambda candidates, _: list(zip(candidates, units, strict=False))}
+    with pytest.raises(RuntimeError, match="ROGUE"):
+        done(book, Reserve(lines=(ReserveLine(sku="A", quantity=5),), sourcing="ROGUE"), Reservation)
+
+    assert items == list(book.items.values())
 
 
 # -- events -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""Housekeeping: what is over goes, what is not stays, and one at a time does it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from stores import carry_out, key, migrated, positions, stocked
+
+from core.housekeeping import Housekeeper
+from core.operations import Ship
+from ports.store import Store, StoredAnswer
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    """A store with 2,500 answers and a few events, half of them published."""
+    async with migrated("sqlite://") as store:
+        item = await stocked(store, 100)
+        await carry_out(store, answers=[StoredAnswer(key(f"k{number}"), b"done") for number in range(2500)])
+        lease = await store.acquire("relay", "test", seconds=60)
+        assert lease is not None
+        assert await store.mark_published(lease, await store.pending(100))
+        await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
+        await asyncio.sleep(0.01)
+        yield store
+
+
+async def answers(store: Store) -> int:
+    """How many answers are stored."""
+    async with store.transaction() as transaction:
+        return len(await transaction.answers([key(f"k{number}") for number in range(2500)]))
+
+
+async def test_everything_that_is_over_goes(store: Store) -> None:
+    """Also more than one batch of it; an event that was not published yet is never over."""
+    published = len(await positions(store))
+    housekeeper = Housekeeper(store, owner="one", answers_hours=0, events_days=0)
+
+    assert await housekeeper.sweep() == 2500 + published
+    assert await housekeeper.sweep() == 0
+
+    assert (await answers(store), await positions(store), len(await store.pending(100))) == (0, {}, 1)
+
+
+async def test_what_is_young_stays(store: Store) -> None:
+    """Each kind by its own time."""
+    published = await positions(store)
+
+    assert await Housekeeper(store, owner="one", answers_hours=1, events_days=1).sweep() == 0
+    assert await Housekeeper(store, owner="one", answers_hours=0, events_days=1).sweep() == 2500
+    assert await positions(store) == published
+    assert await Housekeeper(store, owner="one", answers_hours=1, events_days=0).sweep() == len(published)
+
+
+async def test_one_at_a_time(store: Store) -> None:
+    """Who comes while another is at it does nothing."""
+    assert await store.acquire("housekeeping", "another", seconds=60)
+
+    assert await Housekeeper(store, owner="one", answers_hours=0, events_days=0).sweep() == 0
+    assert await answers(store) == 2500
+
+
+async def test_it_can_be_started_and_stopped(store: Store) -> None:
+    """Stopping ends it at once, also before it has begun, and what is stored is untouched."""
+    housekeeper = Housekeeper(store, owner="one", answers_hours=1, events_days=1)
+    await housekeeper.stop()
+    await housekeeper.start()
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        await housekeeper.stop()
+
+    assert await answers(store) == 2500
