@@ -214,12 +214,12 @@ class SqlStore:
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             fresh = insert(table).values(
                 id=new_id("dl"),
-                fingerprint=letter.fingerprint,
-                message_id=message.id,
-                event_type=message.type,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                correlation_id=message.correlation_id,
+                fingerprint=_storable(letter.fingerprint),
+                message_id=_storable(message.id),
+                event_type=_storable(message.type),
+                exchange=_storable(message.exchange),
+                routing_key=_storable(message.routing_key),
+                correlation_id=_storable(message.correlation_id),
                 headers=msgspec.json.encode(message.headers).decode(),
                 body=message.body,
                 **{name: _storable(getattr(letter, name)) for name in ("code", "detail", "stack")},
@@ -227,7 +227,9 @@ class SqlStore:
                 first_failed_at=now,
                 last_failed_at=now,
             )
-            again = {name: fresh.excluded[name] for name in ("code", "detail", "stack", "last_failed_at")}
+            again: dict[str, Any] = {
+                name: fresh.excluded[name] for name in ("code", "detail", "stack", "last_failed_at")
+            }
             again["attempts"] = table.c.attempts + fresh.excluded.attempts
             await connection.execute(fresh.on_conflict_do_update(index_elements=[table.c.fingerprint], set_=again))
             await self.database.commit(connection, transaction_id)
