@@ -53,7 +53,7 @@ class Clients:
             given.write_text(json.dumps(plan))
             got.touch()
             self._files.append(got.open("rb"))
-            command = [sys.executable, load.__file__, given, got]
+            command = [sys.executable, load.__file__, str(given), str(got)]
             pipe = subprocess.PIPE
             self._processes.append(subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True))
         for process in self._processes:

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from signal import SIGTERM
-from types import TracebackType
 from typing import Any, Self
 
 import httpx2
@@ -64,12 +63,12 @@ class Service(Server):
         self.store = store
         self._settings = {"store": store, "broker": broker, **settings}
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is not None:
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
             self.stop()
             told = [line for line in self.logged().splitlines() if '"logger": "access"' not in line]
             print(f"\n-- {self._command} on {self.port} logged, in the end:", *told[-_LINES_SHOWN:], sep="\n")
-        super().__exit__(kind, error, _)
+        super().__exit__(*error)
 
     def pids(self) -> set[int]:
         """The process ids of it and of its workers."""

@@ -732,17 +732,20 @@ def spread(*on_hand: int) -> tuple[Book, list[Item]]:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "expected"),
+    ("strategy", "quantity", "expected"),
     [
-        ("WAREHOUSE_PRIORITY", {"wh_1": 2, "wh_2": 3}),
-        ("FEWEST_SPLITS", {"wh_3": 5}),
-        ("MOST_STOCK", {"wh_3": 5}),
+        ("WAREHOUSE_PRIORITY", 5, {"wh_1": 2, "wh_2": 3}),
+        ("FEWEST_SPLITS", 2, {"wh_1": 2}),
+        ("FEWEST_SPLITS", 5, {"wh_3": 5}),
+        ("FEWEST_SPLITS", 12, {"wh_2": 3, "wh_3": 9}),
+        ("MOST_STOCK", 2, {"wh_3": 2}),
+        ("MOST_STOCK", 12, {"wh_2": 3, "wh_3": 9}),
     ],
 )
-def test_a_line_by_sku_is_sourced(strategy: str, expected: dict[str, int]) -> None:
+def test_a_line_by_sku_is_sourced(strategy: str, quantity: int, expected: dict[str, int]) -> None:
     """Where a line leaves the choice, the strategy chooses and splits it over warehouses."""
     book, _ = spread(2, 4, 9)
-    held = done(book, Reserve(lines=(ReserveLine(sku="A", quantity=5),), sourcing=strategy), Reservation)
+    held = done(book, Reserve(lines=(ReserveLine(sku="A", quantity=quantity),), sourcing=strategy), Reservation)
 
     assert expected == {line.warehouse_id: line.quantity for line in held.lines}
     assert expected == {item.warehouse_id: item.reserved for item in book.items.values() if item.reserved}

@@ -370,7 +370,7 @@ class Shop(RuleBasedStateMachine):
         self.ask(Extend(reservation_id=self.reservation(reservation), expires_in_seconds=seconds))
 
     @precondition(lambda self: self.book.reservations)
-    @rule(reservation=choices, lines=st.lists(st.tuples(choices, st.integers(1, 3)), max_size=3))
+    @rule(reservation=choices, lines=st.just([]) | st.lists(st.tuples(choices, st.integers(1, 3)), max_size=3))
     def fulfil(self, reservation: int, lines: list[tuple[int, int]]) -> None:
         """What was promised leaves, whole or in part, now and then more than was promised."""
         id = self.reservation(reservation)
@@ -559,7 +559,8 @@ class Shop(RuleBasedStateMachine):
     def check_revisions(self, operation: Operation | None, before: Stock, touched: set[str]) -> None:
         """A touched product's revision rises by one; the others are left alone."""
         if isinstance(operation, UpdateProduct):
-            touched = {operation.product_id}
+            old_threshold = before.products[operation.product_id].low_stock_threshold
+            touched = {operation.product_id} if operation.patch.low_stock_threshold != old_threshold else set()
         for id, old in before.products.items():
             new = self.book.products[id]
             assert old.revision + (id in touched) == new.revision

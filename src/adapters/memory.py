@@ -6,11 +6,14 @@ It routes as RabbitMQ does, so that what works here works there. Nothing outlive
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 
+from msgspec.structs import replace
+
+from adapters.handling import Work, handling
 from core.errors import Unavailable
-from core.events import BINDINGS, EXCHANGES
-from ports.broker import Broker, Message, Receipt
+from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES
+from ports.broker import Broker, Delivery, Handler, Message, Receipt, Verdict
 
 TAP_LIMIT = 10_000
 QUEUE_LIMIT = 100_000
@@ -28,6 +31,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self._exchanges: dict[str, list[_Queue]] = {}
         self._queues: dict[str, _Queue] = {}
+        self._declared = asyncio.Condition()
 
     async def publish(self, messages: Sequence[Message]) -> list[Receipt]:
         """See the port. An exchange that is not there and a full queue refuse the message and the rest."""
@@ -54,6 +58,19 @@ class MemoryBroker:
         finally:
             bound.remove(tap)
 
+    @asynccontextmanager
+    async def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AsyncIterator[None]:
+        """See the port. A queue that is not declared yet is waited for."""
+
+        async def take() -> Work:
+            async with self._declared:
+                await self._declared.wait_for(lambda: queue in self._queues)
+            delivery = await self._queues[queue].get()
+            return delivery, partial(self._settle, queue, delivery.message)
+
+        async with handling(queue, take, handle, at_once=prefetch):
+            yield
+
     async def declare(self) -> None:
         """See the port."""
         for exchange in EXCHANGES:
@@ -62,6 +79,8 @@ class MemoryBroker:
             exchange, patterns = BINDINGS[name]
             self._queues[name] = _Queue(*patterns, limit=QUEUE_LIMIT)
             self._exchanges[exchange].append(self._queues[name])
+        async with self._declared:
+            self._declared.notify_all()
 
     async def check(self) -> list[str]:
         """See the port."""
@@ -74,37 +93,62 @@ class MemoryBroker:
     def _route(self, message: Message) -> Receipt:
         if message.exchange not in self._exchanges:
             return Receipt.FAILED
-        queues = [queue for queue in self._exchanges[message.exchange] if queue.wants(message.routing_key)]
+        queues = self._bound(message)
         if any(queue.refuses() for queue in queues):
             return Receipt.FAILED
         for queue in queues:
-            queue.offer(message)
+            queue.offer(Delivery(message, redelivered=False))
         return Receipt.CONFIRMED if queues else Receipt.UNROUTABLE
 
+    def _bound(self, message: Message) -> list["_Queue"]:
+        return [queue for queue in self._exchanges[message.exchange] if queue.wants(message.routing_key)]
 
-class _Queue(asyncio.Queue[Message]):
-    """Messages in waiting. When ``limit`` of them wait, one that ``drops`` loses the next, another refuses it."""
+    async def _settle(self, queue: str, message: Message, verdict: Verdict | None) -> None:
+        match verdict:
+            case Verdict.DONE:
+                pass
+            case Verdict.DEAD:
+                letter = _dead(message, queue)
+                for grave in self._bound(letter):
+                    grave.offer(Delivery(letter, redelivered=False))
+            case _:
+                self._queues[queue].offer(Delivery(message, redelivered=True))
+
+
+def _dead(message: Message, queue: str) -> Message:
+    """Address a message to the dead letters, saying where it died in RabbitMQ's words."""
+    death = {"exchange": message.exchange, "queue": queue, "reason": "rejected"}
+    headers = {f"x-first-death-{name}": value for name, value in death.items()}
+    return replace(message, exchange=DEAD_LETTERS, headers=headers | message.headers)
+
+
+class _Queue(asyncio.Queue[Delivery]):
+    """Messages in waiting. When ``limit`` of them wait, one that ``drops`` loses the next, another refuses publishers.
+
+    What comes back or dies is never refused.
+    """
 
     def __init__(self, *patterns: str, limit: int, drops: bool = False) -> None:
-        super().__init__(limit)
+        super().__init__()
         self._patterns = patterns
+        self._limit = limit
         self._drops = drops
 
     def wants(self, routing_key: str) -> bool:
         return any(matches(pattern, routing_key) for pattern in self._patterns)
 
     def refuses(self) -> bool:
-        return self.full() and not self._drops
+        return self.qsize() >= self._limit and not self._drops
 
-    def offer(self, message: Message) -> None:
-        if not self.full():
-            self.put_nowait(message)
+    def offer(self, delivery: Delivery) -> None:
+        if self.qsize() < self._limit or not self._drops:
+            self.put_nowait(delivery)
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return self
 
     async def __anext__(self) -> Message:
-        return await self.get()
+        return (await self.get()).message
 
 
 @lru_cache(maxsize=10_000)

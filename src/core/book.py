@@ -236,11 +236,9 @@ def _level_changed(product: Product, old: Item | None, new: Item, row: StockTran
 
 
 def _crossing(product: Product, changed: list[_Moved]) -> tuple[StockTransaction, Payload]:
-    """Tell that the product ran out or came back; the item whose change caused it is the last that moved that way."""
+    """Tell that the product ran out or came back: the last item that changed is the one that caused it."""
     out = product.is_out_of_stock
-    _, new, row = next(
-        (old, new, row) for old, new, row in reversed(changed) if (new.available < _available(old)) == out
-    )
+    _, new, row = changed[-1]
     if out:
         return row, events.OutOfStock(
             **_subject(new),

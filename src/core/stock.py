@@ -43,7 +43,11 @@ class LeadTime(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
 
 
 class Warehouse(Struct, frozen=True, rename="camel", kw_only=True):
-    """A place that holds stock. A lower ``priority`` ships first; an inactive one takes no new stock."""
+    """A place that holds stock.
+
+    A lower ``priority`` ships first. An inactive one gets no new items or transfers and is not chosen to ship from;
+    what is there is still counted, received and sold by name.
+    """
 
     id: str
     name: str

@@ -133,6 +133,16 @@ def migrate(config: "Config") -> None:
 
 
 @inventory.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "broker", "data_dir")
+def doctor(config: "Config", *, as_json: bool) -> None:
+    """Try the store, the broker and the tokens; say what is wrong and the one thing to do. Changes nothing."""
+    from entrypoints.doctor import run
+
+    run(config, as_json=as_json)
+
+
+@inventory.command()
 @click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, required=True, help="May be repeated.")
 @click.option("--subject", default="inventory-cli", show_default=True, help="Whom the token speaks for.")
 @click.option("--lifetime", type=click.IntRange(min=1), help="Seconds; as long as accepted when left out.")

@@ -53,7 +53,8 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
     (rule R20); both in the background, and again until it has worked.
     """
     store, broker = await container.get(Store), await container.get(Broker)
-    loops = [await container.get(loop) for loop in (Relay, ProductEvents, Housekeeper)]
+    relay, events = await container.get(Relay), await container.get(ProductEvents)
+    loops = (relay, events, await container.get(Housekeeper))
 
     async def start() -> None:
         await process.until_done(store.migrate if prepares else lambda: _check_store(store), "relaying")

@@ -14,11 +14,13 @@ from msgspec import Struct
 
 from core.book import Book
 from core.events import OutboxRow
+from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, Item, Product, Reservation, StockTransaction, Warehouse
 from ports.broker import Message
 
 T = TypeVar("T")
+BACKLOG_MAX = 10_000
 
 
 class Wanted(Struct, kw_only=True):
@@ -138,6 +140,18 @@ class ProductStock(Struct, frozen=True):
     items: tuple[Item, ...]
 
 
+class AuditPage(Struct, frozen=True):
+    """So many products (or, of history, rows) looked at, the items among them, and what disagrees there.
+
+    ``next_after`` is where to go on, None when this was the last page.
+    """
+
+    looked_at: int
+    items: int
+    discrepancies: tuple[Discrepancy, ...]
+    next_after: str | None
+
+
 class Lease(Struct, frozen=True):
     """A right to do something alone, until ``owner`` stops renewing it. ``token`` rises with every change of owner."""
 
@@ -155,6 +169,20 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     detail: str
     stack: str
     attempts: int
+
+
+class Condition(Struct, frozen=True):
+    """What a database says of itself: its clock, and whether it takes no writes (a standby, say)."""
+
+    now: datetime
+    read_only: bool
+
+
+class Backlog(Struct, frozen=True):
+    """The events that wait to be published: how many, ``BACKLOG_MAX`` standing for more, and since when."""
+
+    count: int
+    oldest_at: datetime | None
 
 
 class Store(Protocol):
@@ -265,12 +293,62 @@ class Store(Protocol):
         """
         ...
 
+    async def backlog(self) -> Backlog:
+        """Measure what waits to be published. Cheap at any length."""
+        ...
+
     async def announce(self) -> None:
         """Wake the relay, wherever it runs. Best effort: polling is the net (rule R18)."""
         ...
 
     def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """Yield once for every announcement, several in quick succession counting as one; best effort."""
+        ...
+
+    # -- reconciliation ----------------------------------------------------------------------------------------------
+
+    async def audit(self, part: Part, *, after: str | None, limit: int) -> AuditPage:
+        """Compare the records of the next ``limit`` products of a part, or rows of its history.
+
+        What is found was so at one moment: nothing in a page can disagree because it was changed meanwhile. Takes no
+        lock. One of "stock" reads no history; how long it takes does not depend on it.
+        """
+        ...
+
+    async def audit_size(self, part: Part) -> int:
+        """Estimate how much ``audit`` will look at in all of a part, without counting history."""
+        ...
+
+    async def begin_reconciliation(self, id: str, *, trigger: Trigger, actor: str, deep: bool) -> Run:
+        """Put a run on record."""
+        ...
+
+    async def save_findings(self, run_id: str, discrepancies: Collection[Discrepancy]) -> None:
+        """Put on record that a run has seen these; what is known by kind and subject is not raised anew."""
+        ...
+
+    async def end_reconciliation(self, run: Run) -> Run:
+        """Record a run's end and what it looked at; return it with what it found.
+
+        A deep run's end resolves every finding that was last seen before it began. Runs that began, and findings that
+        were resolved, more than 30 days ago are dropped.
+        """
+        ...
+
+    async def since_reconciled(self, *, deep: bool = False) -> float:
+        """Return how many seconds ago the last run began, or the last ``deep`` one that has ended; inf for never."""
+        ...
+
+    async def reconciliations(self, limit: int) -> list[Run]:
+        """Return the last runs, newest first."""
+        ...
+
+    async def reconciliation(self, id: str) -> Run | None:
+        """Return a run."""
+        ...
+
+    async def findings(self, run: Run | None = None, *, after: Finding | None = None, limit: int) -> list[Finding]:
+        """Return what stands, or what stood while ``run`` was on, by kind and subject; ``after`` is where to go on."""
         ...
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
@@ -284,6 +362,14 @@ class Store(Protocol):
 
         Raises:
             Unavailable: it does not.
+        """
+        ...
+
+    async def condition(self) -> Condition:
+        """Ask the database how it is. Needs no tables.
+
+        Raises:
+            Unavailable: it does not answer.
         """
         ...
 

@@ -22,10 +22,20 @@ from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
 from yarl import URL
 
-from adapters.rabbitmq.connection import ALARM, CLOSE_SECONDS, Connection, Upkeep, backoff, conversation
+from adapters.handling import handling
+from adapters.rabbitmq.connection import (
+    ALARM,
+    ANSWER_SECONDS,
+    CLOSE_SECONDS,
+    Connection,
+    Upkeep,
+    backoff,
+    conversation,
+)
+from adapters.rabbitmq.consumer import Consumer, decode
 from core.errors import Conflict, Unavailable, ValidationFailed
 from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES, PRODUCT_QUEUE, SOURCE
-from ports.broker import Broker, Message, Receipt
+from ports.broker import Broker, Handler, Message, Receipt
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     PRODUCT_QUEUE: {"x-queue-type": "quorum", "x-dead-letter-exchange": DEAD_LETTERS},
@@ -36,7 +46,6 @@ TAP_LIMIT = 10_000
 WRITE_BYTES = 32_768
 HEARTBEAT_SECONDS = 10
 GLANCE_SECONDS = 0.05
-ANSWER_SECONDS = 5.0
 DECLARE_SECONDS = 20.0
 SETTLE_SECONDS = 2.5
 LEADER_SECONDS = 10.0
@@ -57,11 +66,11 @@ async def open_broker(url: str) -> AsyncIterator[Broker]:
     try:
         yield broker
     finally:
-        await asyncio.gather(broker.publishing.end(), broker.listening.end())
+        await asyncio.gather(broker.publishing.end(), broker.listening.end(), broker.consuming.end())
 
 
 class RabbitBroker:
-    """One connection publishes, another listens: neither an alarm nor a slow tap may stop the other direction."""
+    """One connection publishes, one listens, one consumes: neither an alarm nor a slow tap may stop the others."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
@@ -70,6 +79,7 @@ class RabbitBroker:
         self._publish_seconds = _publish_seconds(self._url)
         self.publishing = Upkeep(self._url, "publisher")
         self.listening = Upkeep(self._url, "listener")
+        self.consuming = Upkeep(self._url, "consumer")
         self._turn = asyncio.Lock()
 
     async def publish(self, messages: Sequence[Message]) -> list[Receipt]:
@@ -152,6 +162,16 @@ class RabbitBroker:
                 async with conversation("The tap could not be closed", seconds=CLOSE_SECONDS):
                     await channel.close()
 
+    @asynccontextmanager
+    async def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AsyncIterator[None]:
+        """See the port. A queue that is missing is waited for, and the log says so."""
+        consumer = Consumer(self.consuming, queue, prefetch=prefetch)
+        async with consumer.running(), handling(queue, consumer.take, handle, at_once=prefetch):
+            try:
+                yield
+            finally:
+                await consumer.stop()
+
     async def declare(self) -> None:
         """See the port. It has a connection of its own, which a queue without a leader may cost."""
         connection = Connection(self._url, "topology")
@@ -192,19 +212,8 @@ class _Inbox(asyncio.Queue[Message]):
         return await self.get()
 
     async def offer(self, incoming: AbstractIncomingMessage) -> None:
-        message = Message(
-            id=incoming.message_id or "",
-            exchange=incoming.exchange or "",
-            routing_key=incoming.routing_key or "",
-            body=incoming.body,
-            type=incoming.type or "",
-            correlation_id=incoming.correlation_id or "",
-            timestamp=incoming.timestamp,
-            priority=incoming.priority or 0,
-            headers={name: str(value) for name, value in incoming.headers.items()},
-        )
         with suppress(asyncio.QueueFull):
-            self.put_nowait(message)
+            self.put_nowait(decode(incoming))
 
 
 async def _has(connection: Connection, kind: str, name: str) -> bool:

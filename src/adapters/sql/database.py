@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ports.store import Condition
+
 Row = Sequence[Any]
 
 
@@ -72,6 +74,10 @@ class Database(Protocol):
 
     async def clock(self, connection: AsyncConnection) -> tuple[datetime, str | None]:
         """Return the database's time, and the id by which ``commit`` can ask for this transaction later."""
+        ...
+
+    async def condition(self, connection: AsyncConnection) -> Condition:
+        """See ``ports.store.Store.condition``."""
         ...
 
     async def announce(self) -> None:

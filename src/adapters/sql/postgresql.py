@@ -15,6 +15,7 @@ from adapters.sql.database import Row
 from adapters.sql.faults import faults
 from adapters.sql.tables import stock_transaction
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
+from ports.store import Condition
 
 _CHANNEL = "inventory_outbox"
 _MIGRATION_LOCK = 7_364_201
@@ -189,6 +190,12 @@ class PostgresDatabase:
         found = await connection.exec_driver_sql("SELECT clock_timestamp(), pg_current_xact_id()::text")
         row: Any = found.one()
         return row[0], row[1]
+
+    async def condition(self, connection: AsyncConnection) -> Condition:
+        """Ask what a standby answers as well: ``clock`` asks for a transaction's id, of which it has none to give."""
+        asked = "SELECT clock_timestamp(), current_setting('transaction_read_only') = 'on'"
+        row: Any = (await connection.exec_driver_sql(asked)).one()
+        return Condition(row[0], row[1])
 
     async def announce(self) -> None:
         """NOTIFY from a connection of its own, at most once in 5 ms: in a batch it would serialise every commit."""

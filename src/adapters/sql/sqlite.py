@@ -6,6 +6,7 @@ with its connection, and that goes with the first caller who is cancelled.)
 
 import asyncio
 import fcntl
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,7 @@ from adapters.sql.database import Row
 from adapters.sql.faults import faults
 from adapters.sql.tables import product, time_text
 from core.errors import Unavailable
+from ports.store import Condition
 
 _WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.0005
@@ -129,6 +131,11 @@ class SqliteDatabase:
     async def clock(self, connection: AsyncConnection) -> tuple[datetime, str | None]:
         """The machine's clock is the database's."""
         return datetime.now(UTC), None
+
+    async def condition(self, connection: AsyncConnection) -> Condition:
+        """Look at the file."""
+        now, _ = await self.clock(connection)
+        return Condition(now, read_only=not os.access(str(self._engine.url.database), os.W_OK))
 
     async def announce(self) -> None:
         """Wake the listeners of this process; other processes poll."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import BigInteger, Select, and_, case, delete, literal, or_, select, tuple_, update
+from sqlalchemy import BigInteger, Select, and_, case, delete, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -22,7 +22,19 @@ from core.events import OutboxRow
 from core.ids import new_id
 from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
 from ports.broker import Message
-from ports.store import DeadLetter, ItemFilter, Lease, LedgerFilter, Page, ProductStock, ReservationFilter, Transaction
+from ports.store import (
+    BACKLOG_MAX,
+    Backlog,
+    Condition,
+    DeadLetter,
+    ItemFilter,
+    Lease,
+    LedgerFilter,
+    Page,
+    ProductStock,
+    ReservationFilter,
+    Transaction,
+)
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
@@ -303,6 +315,15 @@ class SqlStore:
             await connection.commit()
         return True
 
+    async def backlog(self) -> Backlog:
+        """In the order of the index of what is pending, so that it reads no more than it counts."""
+        table = tables.outbox.c
+        waiting = select(table.created_at).where(_PENDING).order_by(table.id).limit(BACKLOG_MAX).subquery()
+        async with self.database.reading() as connection:
+            found = await connection.execute(select(func.count(), func.min(waiting.c.created_at)).select_from(waiting))
+            count, oldest_at = found.one()
+        return Backlog(count, oldest_at)
+
     async def announce(self) -> None:
         """Ring."""
         await self.database.announce()
@@ -331,6 +352,11 @@ class SqlStore:
         """The cheapest question."""
         async with self.database.reading() as connection:
             await connection.scalar(select(literal(1)))
+
+    async def condition(self) -> Condition:
+        """Ask the dialect."""
+        async with self.database.reading() as connection:
+            return await self.database.condition(connection)
 
     async def pending_migrations(self) -> list[str]:
         """See ``schema``."""

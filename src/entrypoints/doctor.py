@@ -1,0 +1,317 @@
+"""``inventory doctor``: tries what the settings name, and says what is wrong and the one thing to do about it.
+
+It makes nothing: neither tables nor queues, and not the files that a first start would make. It ends in time, whatever
+hangs: the store and the broker are tried side by side, and what has not answered by then is told as such.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adapters.registry import connect
+from adapters.telemetry import configure_logging, mask
+from adapters.tokens import KeyRing, Verifier, mint, split_secrets
+from core.errors import InventoryError, Unavailable
+from entrypoints.config import Config, SettingError, check_processes, with_secret
+from ports.broker import Broker, Message
+from ports.store import BACKLOG_MAX, Backlog, Store
+
+REACH_SECONDS = 3.0
+TRY_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+CLOCK_WARNING_SECONDS = 2.0
+CLOCK_PROBLEM_SECONDS = 30.0
+BACKLOG_SECONDS = 60.0
+FREE_BYTES = 100_000_000
+
+_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+_MIGRATE = "Run `inventory migrate`."
+_REMEDIES = {
+    "INVENTORY_AUTH_JWKS": 'Put a set of public keys, {"keys": [...]}, into the file that INVENTORY_AUTH_JWKS names.',
+    "INVENTORY_AUTH_ISSUER": "Set both, or neither: the defaults are good.",
+}
+"""What to do, by the word with which a refusal begins, where the refusal does not say it."""
+
+
+class Finding(Struct, frozen=True):
+    """What one check found; ``remedy`` is the one thing to do, and empty where nothing needs to be done."""
+
+    check: str
+    verdict: Literal["ok", "warning", "problem"]
+    detail: str
+    remedy: str = ""
+
+
+_REASONS = (
+    (r"\b28P01\b|ACCESS_REFUSED", "refuses the user or the password", "Correct user and password in {}."),
+    (r"\b28000\b", "does not let this user in", "Correct the user in {}, or let it in on the server."),
+    (r"\b3D000\b", "has no database of that name", "Create it, or correct the name at the end of {}."),
+    (r"virtual host", "has no such virtual host for this user", "Create it, or correct the end of {}."),
+    (r"\b42501\b", "does not give this user the rights it needs", "Make the user of {} the owner of the tables."),
+    (r"\b53300\b", "has no connection left", "Allow more on the server, or stop what holds them."),
+    (r"\b57P0\d\b", "is starting or stopping", "Try again when it has started."),
+    (r"locate revision", "was migrated by a newer version of this service", "Run that version here too."),
+    (r"memory or disk alarm", "takes nothing while its memory or disk alarm lasts", "Give it memory or disk space."),
+    (r"gaierror|Errno -\d", "is not found: nobody knows that host name", "Correct the host in {}."),
+    (r"SSL", "does not agree on TLS", "Correct how {} asks for TLS."),
+    (r"ConnectionRefused|Errno (111|61)\b", "refuses connections", "Start it, or correct host and port in {}."),
+    (r"TimeoutError|no answer", "does not answer in time", "See that it runs and can be reached, or correct {}."),
+)
+"""What an error's type, SQLSTATE or text tells, and what to do then; ``{}`` is the setting. The first that fits."""
+
+
+def run(config: Config, *, as_json: bool) -> NoReturn:
+    """Print the findings and end the process: 0 unless there is a problem, then 1."""
+
+    async def main() -> NoReturn:
+        findings = await diagnose(config)
+        (_print_json if as_json else _print_table)(findings)
+        sys.stdout.flush()
+        # A name that is looked up, or a file that does not come, holds a thread that would keep Python from ending.
+        os._exit(any(finding.verdict == "problem" for finding in findings))
+
+    configure_logging("error")
+    asyncio.run(main())
+
+
+async def diagnose(config: Config) -> list[Finding]:
+    """Try everything and return what was found, which takes at most ``TRY_SECONDS`` and ``CLOSE_SECONDS``.
+
+    Raises:
+        ValidationFailed: no adapter goes with the store's or the broker's URL.
+    """
+    opening = connect("store", config.store), connect("broker", config.broker)
+    found = [*_processes(config), *_tokens(config), *_place(config)]
+    unplaced = any(finding.check == "place" and finding.verdict == "problem" for finding in found)
+    ends = AsyncExitStack()
+    try:
+        store = None if unplaced else await ends.enter_async_context(opening[0])
+        broker = await ends.enter_async_context(opening[1])
+        checks = [_collected("broker", config.broker, _broker(config, broker))]
+        if store is not None:
+            checks.insert(0, _collected("store", config.store, _store(config, store)))
+        found += chain(*await asyncio.gather(*checks))
+        return [Finding(each.check, each.verdict, mask(each.detail), mask(each.remedy)) for each in found]
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await ends.aclose()
+
+
+def _print_json(findings: Sequence[Finding]) -> None:
+    print(msgspec.json.format(msgspec.json.encode({"findings": findings})).decode())
+
+
+def _print_table(findings: Sequence[Finding]) -> None:
+    table = Table("check", "verdict", "finding", "what to do")
+    for finding in findings:
+        verdict = Text(finding.verdict, style=_STYLES[finding.verdict])
+        table.add_row(finding.check, verdict, Text(finding.detail), Text(finding.remedy))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def _processes(config: Config) -> Iterator[Finding]:
+    try:
+        check_processes(config, "serve")
+    except SettingError as error:
+        yield _refused("processes", error)
+    else:
+        yield Finding("processes", "ok", f"INVENTORY_WORKERS={config.workers} suits the store and the broker.")
+
+
+def _tokens(config: Config) -> Iterator[Finding]:
+    given = config.auth_secret or config.auth_jwks
+    if config.embedded and not given and not os.access(config.secret_file, os.F_OK):
+        yield Finding("tokens", "ok", f"The first start makes a secret in {config.secret_file}.")
+        return
+    try:
+        yield Finding("tokens", "ok", _round_trip(with_secret(config)))
+    except InventoryError as error:
+        yield _refused("tokens", error)
+
+
+def _round_trip(config: Config) -> str:
+    """Make a token and judge it as the service would; return what that showed."""
+    secrets = split_secrets(config.auth_secret) if config.auth_secret else []
+    verifier = Verifier(
+        KeyRing(secrets=secrets, jwks=config.auth_jwks),
+        issuer=config.auth_issuer,
+        audience=config.auth_audience,
+        lifetime_max=config.auth_lifetime_max,
+    )
+    if not secrets:
+        return "The key set can be used; tokens are made elsewhere."
+    issuer, audience = config.auth_issuer[0], config.auth_audience
+    token = mint(secrets[0], issuer=issuer, audience=audience, subject="inventory-doctor", roles=(), lifetime=60)
+    verifier.verify(token)
+    return f"A token of {issuer} for {audience} was made and accepted."
+
+
+def _refused(check: str, error: InventoryError) -> Finding:
+    """Take the refusal apart where it turns from what is wrong to what to do."""
+    if remedy := _REMEDIES.get(error.detail.partition(" ")[0].rstrip(":")):
+        return Finding(check, "problem", error.detail, remedy)
+    wrong, _, remedy = error.detail.replace("; ", ": ", 1).partition(": ")
+    remedy = remedy.partition(". ")[0].rstrip(".")
+    return Finding(check, "problem", f"{wrong}.", f"{remedy[:1].upper()}{remedy[1:]}.")
+
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+
+def _file(url: str) -> Path | None:
+    """Return the file of a SQLite database that outlives the process."""
+    path = url.partition(":///")[2].partition("?")[0]
+    return Path(path) if url.startswith("sqlite") and path not in ("", ":memory:") else None
+
+
+def _place(config: Config) -> Iterator[Finding]:
+    """Look at where a SQLite database is, or would be."""
+    if (file := _file(config.store)) is None:
+        return
+    folder = next(each for each in file.absolute().parents if os.access(each, os.F_OK))
+    there = os.access(file, os.F_OK)
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("place", "problem", f"No files can be made in {folder}.", "Correct that, or INVENTORY_STORE.")
+    elif there and not os.access(file, os.R_OK | os.W_OK):
+        yield Finding("place", "problem", f"{file} may not be written.", "Let the user that runs this write to it.")
+    elif not there:
+        yield Finding("place", "problem", f"There is no database {file} yet.", _MIGRATE)
+    elif (free := shutil.disk_usage(folder).free) < FREE_BYTES:
+        yield Finding("place", "warning", f"{folder} has {free / 1e6:.0f} MB left.", "Make room there.")
+    else:
+        yield Finding("place", "ok", f"{folder} has {free / 1e9:,.1f} GB left.")
+
+
+async def _store(config: Config, store: Store) -> AsyncIterator[Finding]:
+    async with asyncio.timeout(REACH_SECONDS):
+        await store.ping()
+    yield Finding("store", "ok", f"{_where(config.store)} answers.")
+    before = time.time()
+    condition = await store.condition()
+    if _file(config.store) is None:
+        yield _clock(condition.now.timestamp() - (before + time.time()) / 2)
+    if condition.read_only:
+        yield Finding("writes", "problem", "The store is read-only.", "Name one in INVENTORY_STORE that takes writes.")
+    else:
+        yield Finding("writes", "ok", "The store takes writes.")
+    if pending := await store.pending_migrations():
+        yield Finding("migrations", "problem", f"The store lacks the migrations {', '.join(pending)}.", _MIGRATE)
+    else:
+        yield Finding("migrations", "ok", "None is pending.")
+        yield _outbox(await store.backlog(), condition.now, config)
+
+
+def _clock(ahead: float) -> Finding:
+    apart = abs(ahead)
+    if apart <= CLOCK_WARNING_SECONDS:
+        return Finding("clock", "ok", f"The store's clock and this machine's are {apart:.1f} s apart.")
+    verdict: Literal["warning", "problem"] = "problem" if apart > CLOCK_PROBLEM_SECONDS else "warning"
+    how = "ahead of" if ahead > 0 else "behind"
+    detail = f"The store's clock is {apart:,.0f} s {how} this machine's: tokens and holds end early or late."
+    return Finding("clock", verdict, detail, "Set both clocks by the same time server.")
+
+
+def _outbox(backlog: Backlog, now: datetime, config: Config) -> Finding:
+    if backlog.oldest_at is None:
+        return Finding("outbox", "ok", "No event waits to be published.")
+    count = f"{backlog.count:,}{' or more' if backlog.count >= BACKLOG_MAX else ''}"
+    detail = f"Events wait to be published: {count}, the first since {backlog.oldest_at.astimezone(UTC):%F %T} UTC."
+    if (now - backlog.oldest_at).total_seconds() <= BACKLOG_SECONDS:
+        return Finding("outbox", "ok", detail)
+    relay = "serve" if config.broker.startswith("memory:") else "consumer"
+    return Finding("outbox", "problem", detail, f"Start `inventory {relay}`; if it runs, its log says why they wait.")
+
+
+# -- the broker -------------------------------------------------------------------------------------------------------
+
+
+async def _broker(config: Config, broker: Broker) -> AsyncIterator[Finding]:
+    if config.broker.startswith("memory:"):
+        yield _in_memory(config)
+        return
+    await _answered(broker)
+    if missing := await broker.check():
+        yield Finding("topology", "problem", f"The broker lacks {', '.join(missing)}.", _MIGRATE)
+    else:
+        yield Finding("topology", "ok", "Exchanges and queues are there.")
+    if config.broker.startswith("amqp"):
+        # RabbitMQ tells of an alarm only to who publishes. This goes to a queue of its name, which nobody has.
+        with suppress(Unavailable):
+            await broker.publish([Message(id="doctor", exchange="", routing_key="inventory.doctor", body=b"{}")])
+        await _answered(broker)
+    yield Finding("broker", "ok", f"{_where(config.broker)} answers.")
+
+
+def _in_memory(config: Config) -> Finding:
+    if config.store.startswith("sqlite"):
+        return Finding("broker", "ok", "It is in the process of `inventory serve`.")
+    detail = "The broker is in memory: events reach nobody outside the process of `inventory serve`."
+    return Finding("broker", "warning", detail, "Set INVENTORY_BROKER to amqp://….")
+
+
+async def _answered(broker: Broker) -> None:
+    """Ask up to three times: connecting may take longer than an answer may. A refusal comes at once each time."""
+    for attempt in range(3):
+        try:
+            await broker.ping()
+            break
+        except Unavailable:
+            if attempt == 2:
+                raise
+
+
+# -- what goes wrong on the way ----------------------------------------------------------------------------------------
+
+
+async def _collected(port: str, url: str, checks: AsyncIterator[Finding]) -> list[Finding]:
+    """Return what the checks find in time; the error that ends them is the last finding."""
+    found: list[Finding] = []
+
+    async def collect() -> None:
+        try:
+            async for finding in checks:
+                found.append(finding)
+        except Exception as error:  # whatever it is, it is what was asked for
+            found.append(_broken(port, url, error))
+
+    # Not cancelled, because a driver may take its time with that as well.
+    _, late = await asyncio.wait({asyncio.create_task(collect())}, timeout=TRY_SECONDS)
+    return [*found, _broken(port, url, TimeoutError())] if late else found
+
+
+def _broken(port: str, url: str, error: BaseException) -> Finding:
+    causes = [error]
+    while cause := causes[-1].__cause__:
+        causes.append(cause)
+    signs = " ".join(f"{type(each).__name__} {getattr(each, 'sqlstate', '')} {each}" for each in causes)
+    said = next(iter(str(causes[-1]).splitlines()), "") or type(causes[-1]).__name__
+    unknown = ("", f"cannot be used: {said.rstrip('.')}", "Put that right, or correct {}.")
+    _, wrong, remedy = next((reason for reason in _REASONS if re.search(reason[0], signs)), unknown)
+    setting = f"INVENTORY_{port.upper()}"
+    return Finding(port, "problem", f"The {port} at {_where(url)} {wrong}.", remedy.format(setting))
+
+
+def _where(url: str) -> str:
+    """Return the URL without what may be secret. It is masked before it is taken apart: a password may hold an @."""
+    if file := _file(url):
+        return str(file)
+    return mask(url).partition("://")[2].rpartition("@")[2].partition("?")[0].rstrip("/")

@@ -1,0 +1,334 @@
+"""PostgreSQL and the way to it break at the worst moments: what was answered is so, and nothing is done twice.
+
+Rule R5: a COMMIT whose answer is lost is settled by asking the server, and where that cannot be, the answer is
+``outcome_unknown``, never ``unavailable``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from audit import books
+from services import Postgres
+from stores import at_work, empty, key, migrated, only, request, stocked, submit
+
+from adapters.registry import connect
+from core.errors import OutcomeUnknown, Unavailable
+from core.operations import CreateWarehouse, Receive, StockChange
+from core.stock import Item
+from core.writer import Writer
+
+pytestmark = pytest.mark.services
+
+
+class Cutter:
+    """A way to PostgreSQL that breaks, when it is told to, at the next COMMIT a client sends.
+
+    ``before``: the server never gets that COMMIT. ``after``: it does, but its answer does not come through. ``held``:
+    it does not get it, nor does it learn that the client was cut off.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._open: set[asyncio.StreamWriter] = set()
+        self.next_cut: str | None = None
+        self.cut = asyncio.Event()
+        self.passable = True
+        """Whether new connections get through."""
+
+    async def __aenter__(self) -> "Cutter":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = self._target._replace(netloc=f"postgres@127.0.0.1:{port}").geturl()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._open:
+            writer.close()
+        await asyncio.sleep(0.05)
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        if not self.passable:
+            to_client.close()
+            return
+        with suppress(OSError):
+            from_server, to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
+            self._open |= {to_client, to_server}
+            swallow = asyncio.Event()
+            await asyncio.gather(
+                self._forward(from_client, to_server, to_client, swallow),
+                self._backward(from_server, to_client, to_server, swallow),
+            )
+        to_client.close()
+
+    async def _forward(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+        swallow: asyncio.Event,
+    ) -> None:
+        while data := await reader.read(65536):
+            if self.next_cut and b"COMMIT;" in data:
+                how, self.next_cut = self.next_cut, None
+                if how != "after":
+                    self._break(back, *[writer] * (how == "before"))
+                    return
+                swallow.set()
+            writer.write(data)
+        writer.close()
+
+    async def _backward(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+        swallow: asyncio.Event,
+    ) -> None:
+        while data := await reader.read(65536):
+            if swallow.is_set():
+                self._break(writer, back)
+                return
+            writer.write(data)
+        writer.close()
+
+    def _break(self, *ends: asyncio.StreamWriter) -> None:
+        self.cut.set()
+        for end in ends:
+            end.transport.abort()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A server of this module's own, to be killed."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database(server: Postgres) -> str:
+    """A database on it."""
+    return server.create_database()
+
+
+@pytest.fixture
+async def url(database: str) -> AsyncIterator[str]:
+    """An empty store's URL; what the test leaves there must add up."""
+    async with migrated(database):
+        await empty(database)
+    yield database
+    (await books(database)).check()
+
+
+@pytest.fixture
+async def item(url: str) -> Item:
+    """An item of which nothing is there."""
+    async with connect("store", url) as store:
+        return await stocked(store, 0)
+
+
+@pytest.fixture
+async def cutter(url: str) -> AsyncIterator[Cutter]:
+    """The way to the store that can be cut."""
+    async with Cutter(url) as cutter:
+        yield cutter
+
+
+@pytest.fixture
+async def writer(cutter: Cutter) -> AsyncIterator[Writer]:
+    """A writer that goes that way."""
+    async with connect("store", cutter.url) as store, at_work(store) as writer:
+        yield writer
+
+
+# -- the connection is cut -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+async def test_a_commit_whose_answer_is_lost_is_done_once(
+    cut: str, url: str, item: Item, cutter: Cutter, writer: Writer
+) -> None:
+    """Cut before the server has the COMMIT: done again. Cut after it: found done. Either way a plain success."""
+    receives = [Receive(inventory_item_id=item.id, quantity=number) for number in (1, 10)]
+    cutter.next_cut = cut
+
+    first, second = await submit(writer, *receives)
+
+    assert cutter.cut.is_set()
+    assert isinstance(first, StockChange)
+    assert isinstance(second, StockChange)
+    assert await on_hand(url, item) == second.item.on_hand == 11
+    assert [row["id"] for row in (await books(url)).ledger[1:]] == [
+        only(change.transactions).id for change in (first, second)
+    ]
+
+
+async def test_a_commit_without_ledger_rows_is_done_once(url: str, cutter: Cutter, writer: Writer) -> None:
+    """A batch that moves no stock has no witness: cut after the COMMIT it is unknown, and the same key settles it."""
+    before, after = CreateWarehouse(name="Cut before"), CreateWarehouse(name="Cut after")
+    cutter.next_cut = "before"
+    made = [only(await submit(writer, before, key=key("before")))]
+
+    cutter.next_cut = "after"
+    with pytest.raises(OutcomeUnknown, match="same Idempotency-Key"):
+        await submit(writer, after, key=key("after"))
+    made.append(only(await submit(writer, after, key=key("after"))))
+
+    async with connect("store", url) as store:
+        assert sorted(await store.warehouses(), key=lambda warehouse: warehouse.id) == made
+
+
+async def test_what_nobody_can_tell_is_outcome_unknown(url: str, item: Item, cutter: Cutter, writer: Writer) -> None:
+    """The way stays cut: the answer is OutcomeUnknown, and the same key asked again later settles it, once."""
+    receive = Receive(inventory_item_id=item.id, quantity=1)
+    await submit(writer, receive)
+    cutter.next_cut, cutter.passable = "after", False
+
+    with pytest.raises(OutcomeUnknown, match="same Idempotency-Key"):
+        await submit(writer, receive, key=key("k"))
+    assert await on_hand(url, item) == 2
+
+    cutter.passable = True
+    again = only(await submit(writer, receive, key=key("k")))
+    assert isinstance(again, StockChange)
+    assert again.item.on_hand == 2
+    assert await on_hand(url, item) == 2
+
+
+async def test_connections_that_are_ended_under_load_are_not_noticed(url: str, item: Item) -> None:
+    """An administrator ends every connection three times: each request succeeds, each exactly once."""
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(connect("store", url)) for _ in range(2)]
+        writers = [await stack.enter_async_context(at_work(store)) for store in stores]
+        admin = await asyncpg.connect(url)
+        ended = 0
+        working = asyncio.ensure_future(asyncio.gather(*(trickle(writer, item) for writer in writers * 10)))
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            ended += await admin.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        await working
+        await admin.close()
+
+    assert sum(await working) == 20 * 20
+    assert ended >= 3
+    assert await on_hand(url, item) == 20 * 20
+
+
+async def trickle(writer: Writer, item: Item) -> int:
+    """Receive one unit twenty times, one after the other, and return how often that was said to be done."""
+    done = 0
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        done += isinstance(only(await submit(writer, Receive(inventory_item_id=item.id, quantity=1))), StockChange)
+    return done
+
+
+async def test_a_server_that_turns_read_only_is_left_for_a_better_one(url: str, item: Item) -> None:
+    """After a failover writes are Unavailable and reads go on; once writing is possible again nothing is restarted."""
+    receive = Receive(inventory_item_id=item.id, quantity=1)
+    reload = ("SELECT pg_reload_conf()", "SELECT pg_sleep(0.2)")
+    async with connect("store", url) as store, at_work(store) as writer:
+        await submit(writer, receive)
+        await execute(url, "ALTER SYSTEM SET default_transaction_read_only = on", *reload)
+        try:
+            with pytest.raises(Unavailable):
+                await submit(writer, receive)
+            assert await store.item(item.id) is not None
+        finally:
+            writable = "SET default_transaction_read_only = off"
+            await execute(url, writable, "ALTER SYSTEM RESET default_transaction_read_only", *reload)
+
+        await asyncio.gather(*(submit(writer, receive) for _ in range(30)))
+    assert await on_hand(url, item) == 31
+
+
+# -- the server is killed --------------------------------------------------------------------------------------------
+
+
+async def test_a_kill_under_load_loses_and_doubles_nothing(url: str, item: Item, server: Postgres) -> None:
+    """SIGKILL in the middle of everything: whoever asks again with the same key, until told, is served exactly once."""
+    calls = [request(Receive(inventory_item_id=item.id, quantity=1), key=key(f"k{number}")) for number in range(200)]
+    first: dict[int, object] = {}
+    lost: list[type] = []
+
+    async def persist(number: int, writer: Writer) -> None:
+        await asyncio.sleep(0.006 * number)
+        while True:
+            try:
+                answer = await writer.submit(calls[number])
+            except (Unavailable, OutcomeUnknown) as error:
+                lost.append(type(error))
+                await asyncio.sleep(0.1)
+            else:
+                first[number] = answer
+                return
+
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(connect("store", url)) for _ in range(4)]
+        writers = [await stack.enter_async_context(at_work(store)) for store in stores]
+        working = asyncio.gather(*(persist(number, writers[number % 4]) for number in range(200)))
+        await asyncio.sleep(0.6)
+        told = len(first)
+        await asyncio.to_thread(server.kill)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(server.start)
+        await working
+        again = await asyncio.gather(*(writers[(number + 1) % 4].submit(calls[number]) for number in range(200)))
+
+    assert 0 < told < 200
+    assert dict(enumerate(again)) == first
+    assert await on_hand(url, item) == 200
+    assert len((await books(url)).ledger) == 201
+
+
+async def test_a_transaction_id_that_is_used_again_deceives_nobody(
+    url: str, item: Item, server: Postgres, cutter: Cutter, writer: Writer
+) -> None:
+    """A transaction that a killed server had not written down: another gets its id, and "committed" is said of that."""
+    await execute(url, "ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()")
+    await submit(writer, Receive(inventory_item_id=item.id, quantity=1))
+    cutter.next_cut, cutter.passable = "held", False
+    asking = asyncio.create_task(submit(writer, Receive(inventory_item_id=item.id, quantity=10)))
+    await cutter.cut.wait()
+    admin = await asyncpg.connect(url)
+    idle = "SELECT backend_xid::text FROM pg_stat_activity WHERE state = 'idle in transaction'"
+    ours = await admin.fetchval(idle)
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+    admin = await asyncpg.connect(url)
+    threshold = "UPDATE product SET low_stock_threshold = low_stock_threshold + 1 RETURNING pg_current_xact_id()::text"
+    others = [await admin.fetchval(threshold) for _ in range(5)]
+    await admin.close()
+
+    cutter.passable = True
+    change = only(await asking)
+
+    assert ours in others
+    assert isinstance(change, StockChange)
+    assert await on_hand(url, item) == change.item.on_hand == 11
+
+
+# -- steps -----------------------------------------------------------------------------------------------------------
+
+
+async def on_hand(url: str, item: Item) -> int:
+    """Return the units on hand, asked directly."""
+    async with connect("store", url) as store:
+        found = await store.item(item.id)
+        assert found is not None
+        return found.on_hand
+
+
+async def execute(url: str, *statements: str) -> None:
+    """Run statements, each for itself."""
+    connection = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
