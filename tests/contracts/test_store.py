@@ -34,7 +34,7 @@ from core.operations import (
 )
 from core.rules import decide, expire_due
 from core.stock import Item, LeadTime, Reservation
-from ports.store import ItemFilter, Lease, ProductStock, ReservationFilter, Store, StoredAnswer, Wanted
+from ports.store import ItemFilter, Lease, LedgerFilter, ProductStock, ReservationFilter, Store, StoredAnswer, Wanted
 
 ANYTHING = ItemFilter()
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
@@ -93,6 +93,21 @@ async def test_ids_resolve_to_their_products(store: Store) -> None:
         found = await transaction.resolve([first.id, "inv_NOBODY"], [held.id, "res_NOBODY"])
 
     assert dict(found) == {first.id: {"prod_1"}, held.id: {"prod_1", "prod_2"}}
+
+
+async def test_skus_resolve_to_their_products(store: Store) -> None:
+    """A SKU leads to every product that has an item of it."""
+    await stocked(store, product="prod_1")
+    await stocked(store, product="prod_2", warehouse="wh_2")
+    await stocked(store, product="prod_2", sku="OTHER")
+
+    async with store.transaction() as transaction:
+        found = await transaction.products_of(["WIDGET", "OTHER", "NOTHING"])
+
+    assert {sku: set(products) for sku, products in found.items() if products} == {
+        "WIDGET": {"prod_1", "prod_2"},
+        "OTHER": {"prod_2"},
+    }
 
 
 async def test_only_products_that_exist_are_locked(store: Store) -> None:
@@ -164,7 +179,7 @@ async def test_a_batch_loads_what_it_wants_and_no_more(store: Store) -> None:
     stranger = await stocked(store, 5, product="prod_2", sku="OTHER")
     held = await hold(store, item)
 
-    async def loaded(**wanted: set[str]) -> set[str]:
+    async def loaded(**wanted: Any) -> set[str]:
         async with batch(store, "prod_1", **wanted) as (transaction, book):
             await transaction.rollback()
         assert book.products.keys() == {"prod_1"}
@@ -175,6 +190,8 @@ async def test_a_batch_loads_what_it_wants_and_no_more(store: Store) -> None:
     assert await loaded(reservation_ids={held.id}) == {item.id, held.id}
     assert await loaded(whole_products={"prod_1"}) == {item.id, elsewhere.id}
     assert await loaded(warehouse_ids={"wh_2", "wh_9"}) == {"wh_2"}
+    assert await loaded(all_warehouses=True) == {"wh_1", "wh_2"}
+    assert await loaded(skus={"OTHER", "NOTHING"}) == {stranger.id}
     async with batch(store, "prod_1", places={("OTHER", "wh_1")}) as (_, book):
         assert book.at("OTHER", "wh_1") == stranger
 
@@ -457,6 +474,76 @@ async def test_pages_of_the_ledger_are_stable_while_rows_are_added(store: Store)
         versions += [row.item_version for row in page.rows]
 
     assert versions == list(range(13, 0, -1))
+
+
+async def test_the_ledger_is_filtered(store: Store) -> None:
+    """By type, reference, actor and time, from ``since`` to before ``until``; a filtered list has pages as well."""
+    item = await stocked(store, 5)
+    receive = Receive(inventory_item_id=item.id, quantity=1, reference_type="PO", reference_number="1")
+    for operation in (receive, Ship(inventory_item_id=item.id, quantity=1), replace(receive, reference_number="2")):
+        await carry_out(store, operation)
+        await asyncio.sleep(0.002)
+    rows = (await store.ledger(item.id, cursor=None, limit=10)).rows
+
+    async def versions(**words: Any) -> list[int]:
+        page = await store.ledger(item.id, filter=LedgerFilter(**words), cursor=None, limit=10)
+        return [row.item_version for row in page.rows]
+
+    assert await versions() == [4, 3, 2, 1]
+    assert await versions(type="RECEIPT") == [4, 2, 1]
+    assert await versions(reference_type="PO", reference_number="2") == [4]
+    assert await versions(actor=rows[0].actor) == [4, 3, 2, 1]
+    assert await versions(actor="nobody") == []
+    assert await versions(since=rows[2].recorded_at, until=rows[0].recorded_at) == [3, 2]
+    first = await store.ledger(item.id, filter=LedgerFilter(type="RECEIPT"), cursor=None, limit=2)
+    rest = await store.ledger(item.id, filter=LedgerFilter(type="RECEIPT"), cursor=first.next_cursor, limit=2)
+    assert [row.item_version for row in (*first.rows, *rest.rows)] == [4, 2, 1]
+
+
+async def test_balances_are_those_of_the_instant(store: Store) -> None:
+    """At every instant, to the microsecond, what the last row recorded until then says (rule R12)."""
+    item = await stocked(store, 5)
+    other = await stocked(store, 7, sku="OTHER")
+    for number in range(9):
+        await carry_out(store, *[Receive(inventory_item_id=item.id, quantity=1)] * (number % 3 + 1))
+        await asyncio.sleep(0.001)
+    ledger = (await store.ledger(item.id, cursor=None, limit=100)).rows[::-1]
+    instants = {row.recorded_at + timedelta(microseconds=shift) for row in ledger for shift in (-1, 0, 1)}
+
+    for at in sorted(instants):
+        known = [row for row in ledger if row.recorded_at <= at]
+        balances = [balance for balance in await store.balances([item.id, "inv_NOBODY"], at)]
+        assert [(balance.inventory_item_id, balance.on_hand) for balance in balances] == [
+            (row.inventory_item_id, row.on_hand_after) for row in known[-1:]
+        ]
+
+    both = await store.balances([item.id, other.id], datetime.now(UTC) + timedelta(days=1))
+    assert {balance.inventory_item_id: balance.on_hand for balance in both} == {item.id: 5 + 18, other.id: 7}
+    assert await store.balances([], datetime.now(UTC)) == []
+
+
+async def test_a_reservation_and_its_lines_are_of_one_moment(place: Place) -> None:
+    """Whoever reads a reservation while it is released sees it held with its units or released without."""
+    item = await stocked(place.store, 100)
+    holds = [await hold(place.store, item) for _ in range(60)]
+    seen: list[Reservation] = []
+    releasing = True
+
+    async def look() -> None:
+        while releasing:
+            page = await place.other.reservations(ReservationFilter(), cursor=None, limit=100)
+            seen.extend(page.rows)
+
+    looking = asyncio.gather(look(), look())
+    for held in holds:
+        async with batch(place.store, "prod_1", reservation_ids={held.id}) as (transaction, book):
+            decide(book, Release(reservation_id=held.id), CAUSE)
+            assert await transaction.save(book, [])
+    releasing = False
+    await looking
+
+    assert {reservation.status for reservation in seen} == {"HELD", "RELEASED"}
+    assert all((reservation.status == "HELD") == bool(only(reservation.lines).held) for reservation in seen)
 
 
 async def test_a_cursor_of_another_list_is_refused(store: Store) -> None:

@@ -22,6 +22,7 @@ from aiormq.channel import Channel
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
+from adapters.rabbitmq.frames import FrameReader
 from core.errors import Unavailable
 from core.events import SOURCE
 
@@ -237,7 +238,7 @@ class _Dialer(TransportFactory):
     async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, self._writer = await factory.create(url, **options)
-        return reader, self._writer
+        return cast("asyncio.StreamReader", FrameReader(reader)), self._writer
 
     def cut(self) -> None:
         """Reset the connection: the system must not deliver later what we have reported as failed."""

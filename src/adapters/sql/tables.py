@@ -182,6 +182,14 @@ reservation_line = Table(
         name="quantities",
     ),
 )
+# Only the few lines that hold something are in it, however many have come and gone.
+_HOLDS = text("quantity > fulfilled_quantity + released_quantity")
+Index(
+    "reservation_line_holding_idx",
+    reservation_line.c.inventory_item_id,
+    postgresql_where=_HOLDS,
+    sqlite_where=_HOLDS,
+)
 
 # ``id`` is drawn under the product's lock, so its order is right within a product; it only serves fairness between
 # products. What orders events is (product_id, sequence).
@@ -278,4 +286,36 @@ lease = Table(
     Column("token", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("expires_at", UtcTime, nullable=False),
+)
+
+reconciliation_run = Table(
+    "reconciliation_run",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("trigger", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("deep", Boolean, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    Column("products", BigInteger, nullable=False),
+    Column("items", BigInteger, nullable=False),
+    Column("findings", Text, nullable=False),
+    Column("raised", BigInteger, nullable=False),
+    Column("resolved", BigInteger, nullable=False),
+)
+
+reconciliation_finding = Table(
+    "reconciliation_finding",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("product_id", Text, nullable=False),
+    Column("inventory_item_id", Text),
+    Column("expected", Text, nullable=False),
+    Column("found", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("first_seen_at", UtcTime, nullable=False),
+    Column("last_seen_at", UtcTime, nullable=False),
+    Column("resolved_at", UtcTime),
+    PrimaryKeyConstraint("kind", "subject"),
 )

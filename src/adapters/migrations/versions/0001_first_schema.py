@@ -180,6 +180,15 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("reservation_id", "line", name=op.f("reservation_line_pkey")),
     )
+    holding = sa.text("quantity > fulfilled_quantity + released_quantity")
+    op.create_index(
+        "reservation_line_holding_idx",
+        "reservation_line",
+        ["inventory_item_id"],
+        unique=False,
+        postgresql_where=holding,
+        sqlite_where=holding,
+    )
     op.create_table(
         "stock_transaction",
         sa.Column("id", sa.Text(), nullable=False),
@@ -248,13 +257,43 @@ def upgrade() -> None:
     )
     op.create_index(op.f("inventory_item_product_id_idx"), "inventory_item", ["product_id"], unique=False)
     op.create_index(op.f("inventory_item_warehouse_id_idx"), "inventory_item", ["warehouse_id"], unique=False)
-    # ### end Alembic commands ###
+    op.create_table(
+        "reconciliation_run",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("trigger", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("deep", sa.Boolean(), nullable=False),
+        sa.Column("started_at", UtcTime(), nullable=False),
+        sa.Column("ended_at", UtcTime(), nullable=True),
+        sa.Column("products", sa.BigInteger(), nullable=False),
+        sa.Column("items", sa.BigInteger(), nullable=False),
+        sa.Column("findings", sa.Text(), nullable=False),
+        sa.Column("raised", sa.BigInteger(), nullable=False),
+        sa.Column("resolved", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("reconciliation_run_pkey")),
+    )
+    op.create_table(
+        "reconciliation_finding",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("product_id", sa.Text(), nullable=False),
+        sa.Column("inventory_item_id", sa.Text(), nullable=True),
+        sa.Column("expected", sa.Text(), nullable=False),
+        sa.Column("found", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("first_seen_at", UtcTime(), nullable=False),
+        sa.Column("last_seen_at", UtcTime(), nullable=False),
+        sa.Column("resolved_at", UtcTime(), nullable=True),
+        sa.PrimaryKeyConstraint("kind", "subject", name=op.f("reconciliation_finding_pkey")),
+    )
 
 
 def downgrade() -> None:
     """Drop everything."""
     op.drop_table("dead_letter")
     op.drop_table("inbox")
+    op.drop_table("reconciliation_finding")
+    op.drop_table("reconciliation_run")
     op.drop_table("inventory_item")
     op.drop_table("warehouse")
     op.drop_table("stock_transaction")
