@@ -20,8 +20,8 @@ from core.errors import (
     ValidationFailed,
     VersionConflict,
 )
+from core.fields import BALANCE_MAX
 from core.operations import (
-    BALANCE_MAX,
     Activate,
     Adjust,
     Confirm,

@@ -29,8 +29,8 @@ from msgspec import UNSET
 from core.book import Book, Cause
 from core.errors import InventoryError
 from core.events import OutboxRow
+from core.fields import QUANTITY_MAX
 from core.operations import (
-    QUANTITY_MAX,
     Activate,
     Adjust,
     Confirm,
@@ -559,7 +559,8 @@ class Shop(RuleBasedStateMachine):
     def check_revisions(self, operation: Operation | None, before: Stock, touched: set[str]) -> None:
         """A touched product's revision rises by one; the others are left alone."""
         if isinstance(operation, UpdateProduct):
-            touched = {operation.product_id}
+            old_threshold = before.products[operation.product_id].low_stock_threshold
+            touched = {operation.product_id} if operation.patch.low_stock_threshold != old_threshold else set()
         for id, old in before.products.items():
             new = self.book.products[id]
             assert old.revision + (id in touched) == new.revision

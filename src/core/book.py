@@ -13,8 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from core import events
-from core.events import Event, Metadata, OutboxRow, Payload
+from core.events import Event, Metadata, OutboxRow, Payload, ProductEvent
 from core.ids import new_event_id, new_id
+from core.operations import EventOutcome
 from core.sourcing import STRATEGIES, Strategy
 from core.stock import Item, Product, Reservation, StockTransaction, TransactionType, Warehouse
 
@@ -34,6 +35,8 @@ class Book:
     warehouses: dict[str, Warehouse] = field(default_factory=dict)
     ledger: list[StockTransaction] = field(default_factory=list)
     outbox: list[OutboxRow] = field(default_factory=list)
+    events_seen: set[str] = field(default_factory=set)
+    inbox: list[tuple[ProductEvent, EventOutcome]] = field(default_factory=list)
     loaded: dict[str, Any] = field(default_factory=dict)
     sourcing: Mapping[str, Strategy] = field(default_factory=lambda: STRATEGIES)
     _places: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -52,7 +55,10 @@ class Book:
 
     def put(self, item: Item) -> None:
         """Make ``item`` the current state of its id."""
-        if item.id not in self.items:
+        old = self.items.get(item.id)
+        if old is None or (old.sku, old.product_id) != (item.sku, item.product_id):
+            if old is not None:
+                self._forget(old)
             self._index(item)
         self.items[item.id] = item
 
@@ -60,6 +66,16 @@ class Book:
         """Return the items of a SKU, or else of a product, that were loaded or made here."""
         name = ("sku", sku) if sku is not None else ("product", product_id or "")
         return [self.items[id] for id in self._named.get(name, ())]
+
+    def of_product(self, product_id: str, sku: str | None = None) -> list[Item]:
+        """Return a product's items that were loaded or made here; with ``sku``, those of that SKU."""
+        items = self.of(sku=None, product_id=product_id)
+        return [item for item in items if sku is None or item.sku == sku]
+
+    def _forget(self, item: Item) -> None:
+        del self._places[item.sku, item.warehouse_id]
+        self._named["sku", item.sku].remove(item.id)
+        self._named["product", item.product_id].remove(item.id)
 
     def _index(self, item: Item) -> None:
         self._places[item.sku, item.warehouse_id] = item.id
@@ -220,11 +236,9 @@ def _level_changed(product: Product, old: Item | None, new: Item, row: StockTran
 
 
 def _crossing(product: Product, changed: list[_Moved]) -> tuple[StockTransaction, Payload]:
-    """Tell that the product ran out or came back; the item whose change caused it is the last that moved that way."""
+    """Tell that the product ran out or came back: the last item that changed is the one that caused it."""
     out = product.is_out_of_stock
-    _, new, row = next(
-        (old, new, row) for old, new, row in reversed(changed) if (new.available < _available(old)) == out
-    )
+    _, new, row = changed[-1]
     if out:
         return row, events.OutOfStock(
             **_subject(new),

@@ -5,9 +5,12 @@ Additive to the specification: ``metadata.sequence`` (rises by one per event of 
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from core.fields import Instant, Text, Word
+from core.stock import Seen
 
 EVENTS_EXCHANGE = "inventory.events"
 PRODUCT_EXCHANGE = "product.events"
@@ -84,6 +87,63 @@ class ReservationExpired(Payload, frozen=True, rename="camel", kw_only=True):
     reference_number: str | None
     transaction_id: str
     total_quantity_available: int
+
+
+class ProductVariant(Struct, frozen=True, rename="camel"):
+    """One variant, as a product event names it."""
+
+    variant_id: Word
+    sku: Word
+    name: Text
+
+
+class ProductPayload(Struct, frozen=True, rename="camel", kw_only=True):
+    """What a product event says; ``sku`` and ``name`` are the product's own where it has no variants."""
+
+    product_id: Word
+    sku: Word | None = None
+    name: Text | None = None
+    variants: Annotated[tuple[ProductVariant, ...], Meta(max_length=500)] = ()
+
+
+class ProductMetadata(Struct, frozen=True, rename="camel"):
+    """Where a product event comes from."""
+
+    correlation_id: Word | None = None
+    source: Word | None = None
+
+
+class ProductEvent(Struct, frozen=True, rename="camel", kw_only=True):
+    """An event of the Product Service; what else its envelope holds is not ours to judge."""
+
+    event_id: Word
+    event_type: Literal["ProductCreated", "ProductUpdated", "ProductDeleted"]
+    event_version: str
+    timestamp: Instant
+    metadata: ProductMetadata = ProductMetadata()
+    payload: ProductPayload
+
+    def __post_init__(self) -> None:
+        if not self.event_version.startswith("1."):
+            raise ValueError(f"eventVersion {self.event_version[:20]!r} is not supported; this service reads 1.x")
+        payload = self.payload
+        if self.event_type != "ProductDeleted" and not payload.variants and payload.sku is None:
+            raise ValueError("the payload must hold a sku or variants")
+        if len({variant.variant_id for variant in payload.variants}) < len(payload.variants):
+            raise ValueError("the payload names a variant twice")
+
+    @property
+    def seen(self) -> Seen:
+        """Where the event stands among the product's."""
+        return Seen(self.timestamp, self.event_id)
+
+    @property
+    def skus(self) -> dict[str, tuple[str, str]]:
+        """SKU and name by variant id; a product without variants is its own, called ``""``."""
+        payload = self.payload
+        if payload.variants:
+            return {variant.variant_id: (variant.sku, variant.name) for variant in payload.variants}
+        return {"": (payload.sku, payload.name or payload.sku)} if payload.sku is not None else {}
 
 
 CRITICAL = frozenset({"OutOfStock", "BackInStock"})

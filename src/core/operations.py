@@ -5,35 +5,17 @@ without looking at the stock (ranges, lengths, forbidden characters) is refused 
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar
+from datetime import UTC
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import force_setattr
 
 from core.errors import KINDS, InventoryError
-from core.ids import ID_PATTERN
+from core.events import ProductEvent
+from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word
 from core.stock import Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
-
-QUANTITY_MAX = 1_000_000_000
-BALANCE_MAX = 1_000_000_000_000
-"""No balance grows beyond this; far from any column's range and exact in every JSON reader."""
-
-# No control characters: PostgreSQL cannot store NUL, and nothing here is meant to span lines. (A bare ``$`` would let a
-# trailing newline pass; ``\\Z`` is unknown to JavaScript, which reads these patterns in the OpenAPI document.)
-_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
-
-Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
-Level = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
-Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
-Days = Annotated[int, Meta(ge=0, le=3650)]
-Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=_PRINTABLE)]
-Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
-Id = Annotated[str, Meta(pattern=ID_PATTERN)]
-ProductId = Word
-HoldSeconds = Annotated[int, Meta(ge=1, le=86_400)]
-Instant = Annotated[datetime, Meta(tz=True)]
 
 
 class Change(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -288,11 +270,35 @@ class UpdateProduct(Struct, frozen=True, kw_only=True):
     patch: ProductPatch
 
 
+class EventPolicy(Struct, frozen=True, kw_only=True):
+    """What ProductCreated leads to, by the specification's settings."""
+
+    auto_create: bool = True
+    warehouse_ids: tuple[str, ...] = ()
+    reorder_threshold: int = 10
+    target_stock_level: int = 50
+
+
+class ApplyProductEvent(Struct, frozen=True, kw_only=True):
+    """Bring the items of a product in line with what the Product Service says of it."""
+
+    event: ProductEvent
+    policy: EventPolicy
+
+
+class EventOutcome(Struct, frozen=True, kw_only=True):
+    """What an event led to: APPLIED, SKIPPED for a ``reason``, or nothing as it was a DUPLICATE."""
+
+    verdict: Literal["APPLIED", "SKIPPED", "DUPLICATE"]
+    reason: str | None = None
+
+
 ReservationStep = Release | Confirm | Extend | Fulfil | Expire
 Operation = (
     StockOperation
     | Reserve
     | ReservationStep
+    | ApplyProductEvent
     | CreateItem
     | UpdateItem
     | UpdateProduct
@@ -308,10 +314,11 @@ class StockChange(Struct, frozen=True, rename="camel"):
     item: Item
 
 
-Result = StockChange | Reservation | Item | Product | Warehouse
+Result = StockChange | Reservation | Item | Product | Warehouse | EventOutcome
 _RESULTS: dict[type, type] = {
     Reserve: Reservation,
     **dict.fromkeys((Release, Confirm, Extend, Fulfil, Expire), Reservation),
+    ApplyProductEvent: EventOutcome,
     CreateItem: Item,
     UpdateItem: Item,
     UpdateProduct: Product,

@@ -136,7 +136,6 @@ class Reconciliation:
 @asynccontextmanager
 async def _alone(store: Store, run_id: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Hold the lease while the block runs; it is to call what it is given now and then, to stay the only one."""
-
     lease: Lease | None = None
     renew_at = 0.0
 

@@ -15,11 +15,11 @@ from msgspec.json import encode
 from msgspec.structs import asdict, replace
 
 from core.book import Book, Cause, Posting
+from core.catalog import apply_product_event
 from core.errors import (
     AlreadyExists,
     Conflict,
     InsufficientStock,
-    InventoryError,
     ItemInactive,
     NotFound,
     PreconditionFailed,
@@ -28,11 +28,12 @@ from core.errors import (
     ValidationFailed,
     VersionConflict,
 )
+from core.fields import BALANCE_MAX
 from core.ids import new_id
 from core.operations import (
-    BALANCE_MAX,
     Activate,
     Adjust,
+    ApplyProductEvent,
     Change,
     Confirm,
     Count,
@@ -161,9 +162,10 @@ def _set_policy(posting: Posting, item: Item, operation: SetPolicy) -> None:
     policy = {
         name: value
         for name in ("safety_stock", "reorder_threshold", "target_stock_level")
-        if (value := getattr(operation, name)) is not UNSET
+        if (value := getattr(operation, name)) is not UNSET and value != getattr(item, name)
     }
-    posting.post(item, "POLICY", **policy)
+    if policy:
+        posting.post(item, "POLICY", **policy)
 
 
 def _activate(posting: Posting, item: Item, _: Activate) -> None:
@@ -257,7 +259,8 @@ def _sourced(book: Book, operation: Reserve) -> tuple[dict[str, int], list[Choic
     """Return the units to take of each item, and why; nothing is taken yet.
 
     Lines that name an item come first, then those with the fewest candidates: one that may take from anywhere must not
-    take what another can only have here.
+    take what another can only have here. First fit, not a search: lines that overlap otherwise than by nesting may be
+    refused although another split would serve them.
     """
     strategy = _strategy(book, operation)
     wanted: dict[str, int] = {}
@@ -275,8 +278,10 @@ def _sourced(book: Book, operation: Reserve) -> tuple[dict[str, int], list[Choic
         if available < line.quantity:
             short.append({**_name(line), "requested": line.quantity, "available": available})
             continue
-        taken = {candidate.item.id: units for candidate, units in strategy(candidates, line.quantity)}
-        if sum(taken.values()) != line.quantity:
+        chosen = strategy(candidates, line.quantity)
+        taken = {candidate.item.id: units for candidate, units in chosen}
+        fits = all(0 < units <= candidate.available for candidate, units in chosen)
+        if not fits or sum(taken.values()) != line.quantity:
             raise RuntimeError(f"sourcing strategy {operation.sourcing} took {taken} for {line.quantity}")
         for id, units in taken.items():
             wanted[id] = wanted.get(id, 0) + units
@@ -381,7 +386,8 @@ def _named(book: Book, operation: ReservationStep) -> Reservation:
 
 def _live(book: Book, operation: ReservationStep) -> Reservation:
     reservation = _named(book, operation)
-    if reservation.status == "EXPIRED":
+    over = reservation.expires_at is not None and reservation.expires_at <= book.now
+    if reservation.status == "EXPIRED" or (reservation.status == "HELD" and over):
         raise ReservationExpired(
             f"Reservation {reservation.id} expired; its units are free again. Reserve anew.",
             reservationId=reservation.id,
@@ -486,8 +492,14 @@ def _look(book: Book, operation: Expire, _: Cause) -> Reservation:
 
 def _create_item(book: Book, operation: CreateItem, cause: Cause) -> Item:
     _open_warehouse(book, operation.warehouse_id)
+    for other in book.of(sku=operation.sku, product_id=None):
+        if other.product_id != operation.product_id:
+            raise SkuConflict(f"SKU {operation.sku} belongs to product {other.product_id}; use another SKU.")
     if there := book.at(operation.sku, operation.warehouse_id):
-        raise already_there(operation, there.product_id == operation.product_id, there.id)
+        raise AlreadyExists(
+            f"There is an item for SKU {operation.sku} in warehouse {operation.warehouse_id} already.",
+            inventoryItemId=there.id,
+        )
     item = Item(
         id=new_id("inv"),
         sku=operation.sku,
@@ -518,14 +530,6 @@ def _create_item(book: Book, operation: CreateItem, cause: Cause) -> Item:
     return item
 
 
-def already_there(operation: CreateItem, same_product: bool, item_id: str | None = None) -> InventoryError:
-    """Say why an item cannot be created a second time; ``item_id`` is the one in the way, where it is known."""
-    place = f"SKU {operation.sku} in warehouse {operation.warehouse_id}"
-    if same_product:
-        return AlreadyExists(f"There is an item for {place} already.", inventoryItemId=item_id)
-    return SkuConflict(f"{place} belongs to another product; use another SKU or move it there first.")
-
-
 def _update_item(book: Book, operation: UpdateItem, cause: Cause) -> Item:
     item = _item(book, operation.inventory_item_id)
     _check_match(operation.if_match, item.version)
@@ -544,6 +548,8 @@ def _update_item(book: Book, operation: UpdateItem, cause: Cause) -> Item:
 def _update_product(book: Book, operation: UpdateProduct, _: Cause) -> Product:
     if (product := book.products.get(operation.product_id)) is None:
         raise NotFound(f"Nothing is known of product {operation.product_id}.", productId=operation.product_id)
+    if product.low_stock_threshold == operation.patch.low_stock_threshold:
+        return product
     product = replace(
         product,
         low_stock_threshold=operation.patch.low_stock_threshold,
@@ -576,6 +582,8 @@ def _update_warehouse(book: Book, operation: UpdateWarehouse, _: Cause) -> Wareh
         raise NotFound(f"There is no warehouse {operation.warehouse_id}.", warehouseId=operation.warehouse_id)
     _check_match(operation.if_match, warehouse.version)
     fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
+    if all(getattr(warehouse, name) == value for name, value in fields.items()):
+        return warehouse
     warehouse = replace(warehouse, version=warehouse.version + 1, updated_at=book.now, **fields)
     book.warehouses[warehouse.id] = warehouse
     return warehouse
@@ -597,6 +605,7 @@ _RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {
     Extend: _extend,
     Fulfil: _fulfil,
     Expire: _look,
+    ApplyProductEvent: apply_product_event,
     CreateItem: _create_item,
     UpdateItem: _update_item,
     UpdateProduct: _update_product,

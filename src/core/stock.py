@@ -26,6 +26,8 @@ TransactionType = Literal[
     "RELEASE",
     "EXPIRY",
     "FULFILMENT",
+    "REMAP_OUT",
+    "REMAP_IN",
 ]
 ReservationStatus = Literal["HELD", "CONFIRMED", "FULFILLED", "RELEASED", "EXPIRED"]
 
@@ -41,7 +43,11 @@ class LeadTime(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
 
 
 class Warehouse(Struct, frozen=True, rename="camel", kw_only=True):
-    """A place that holds stock. A lower ``priority`` ships first; an inactive one takes no new stock."""
+    """A place that holds stock.
+
+    A lower ``priority`` ships first. An inactive one gets no new items or transfers and is not chosen to ship from;
+    what is there is still counted, received and sold by name.
+    """
 
     id: str
     name: str
@@ -51,6 +57,41 @@ class Warehouse(Struct, frozen=True, rename="camel", kw_only=True):
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+class Seen(Struct, frozen=True, rename="camel", order=True):
+    """Which product event said something; of two, the one later in (timestamp, eventId) is newer (rule R21)."""
+
+    timestamp: datetime
+    event_id: str
+
+
+class Variant(Struct, frozen=True, rename="camel", kw_only=True):
+    """What the Product Service says of one variant; a product without variants has one, called ``""``.
+
+    ``named`` said its SKU and name, ``created`` is the newest that asked for its items, if any did.
+    """
+
+    sku: str
+    name: str
+    named: Seen
+    created: Seen | None = None
+
+
+class Catalog(Struct, frozen=True, rename="camel", kw_only=True):
+    """Everything the Product Service has said of a product, newer over older. ``deleted`` is the newest deletion."""
+
+    variants: dict[str, Variant] = {}
+    deleted: Seen | None = None
+
+    def is_alive(self, variant: Variant) -> bool:
+        """Tell whether a variant's items are to be sold: asked for, and not deleted since."""
+        return variant.created is not None and (self.deleted is None or variant.created > self.deleted)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the product is deleted as far as we have heard."""
+        return self.deleted is not None and not any(map(self.is_alive, self.variants.values()))
 
 
 class Product(Struct, frozen=True, rename="camel", kw_only=True):
@@ -68,6 +109,7 @@ class Product(Struct, frozen=True, rename="camel", kw_only=True):
     status: Status
     sequence: int
     revision: int
+    catalog: Catalog
     updated_at: datetime
 
     @property

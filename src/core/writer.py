@@ -26,6 +26,7 @@ from core.errors import (
 )
 from core.operations import (
     Answer,
+    ApplyProductEvent,
     Change,
     Confirm,
     CreateItem,
@@ -261,9 +262,7 @@ class _Needs:
     __slots__ = ("new_products", "products", "wanted")
 
     def __init__(self) -> None:
-        self.wanted = Wanted(
-            item_ids=set(), reservation_ids=set(), warehouse_ids=set(), whole_products=set(), places=set(), skus=set()
-        )
+        self.wanted = Wanted()
         self.products: set[str] = set()
         self.new_products: set[str] = set()
 
@@ -282,6 +281,8 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
                 needs.products.add(operation.product_id)
                 wanted.places.add((operation.sku, operation.warehouse_id))
                 wanted.warehouse_ids.add(operation.warehouse_id)
+            case ApplyProductEvent():
+                _add_product_event(needs, operation)
             case UpdateProduct():
                 needs.products.add(operation.product_id)
             case CreateWarehouse():
@@ -306,6 +307,16 @@ def _add_lines(needs: _Needs, operation: Reserve) -> None:
         elif line.product_id is not None:
             needs.products.add(line.product_id)
             needs.wanted.whole_products.add(line.product_id)
+
+
+def _add_product_event(needs: _Needs, operation: ApplyProductEvent) -> None:
+    event = operation.event
+    needs.new_products.add(event.payload.product_id)
+    needs.products.add(event.payload.product_id)
+    needs.wanted.whole_products.add(event.payload.product_id)
+    needs.wanted.skus |= {sku for sku, _ in event.skus.values()}
+    needs.wanted.event_ids.add(event.event_id)
+    needs.wanted.warehouse_ids |= set(operation.policy.warehouse_ids)
 
 
 def _rows(operation: Operation) -> int:
@@ -357,6 +368,7 @@ class _Batch:
             places=set().union(*(wanted.places for wanted in needs)),
             whole_products=transfers.union(*(wanted.whole_products for wanted in needs)),
             skus=set().union(*(wanted.skus for wanted in needs)),
+            event_ids=set().union(*(wanted.event_ids for wanted in needs)),
             all_warehouses=any(wanted.all_warehouses for wanted in needs),
         )
 

@@ -68,6 +68,14 @@ class Config(Struct, frozen=True, kw_only=True):
         tuple[str, ...], _choice("Events that wait until a queue takes them", *_EVENT_TYPES)
     ] = ()
     events_days: Annotated[int, _number("How long published events are kept, in days", 1, 3_650)] = 30
+    auto_create_on_product_creation: Annotated[
+        bool, Meta(description="Make items for new products", extra={"allowed": "true or false"})
+    ] = True
+    default_warehouses: Annotated[
+        tuple[str, ...], _text("Where items of new products are made: warehouse ids between commas")
+    ] = ()
+    default_reorder_threshold: Annotated[int, _number("Reorder threshold of items made so", 0, 1_000_000_000)] = 10
+    default_target_stock_level: Annotated[int, _number("Target level of items made so", 0, 1_000_000_000)] = 50
     origins: dict[str, str] = {}
 
     @property
@@ -257,6 +265,8 @@ def _parsed(name: str, value: Any, origin: str) -> Any:
     try:
         if setting.type is int:
             return msgspec.convert(value, Annotated[int, setting.meta], strict=False)
+        if setting.type is bool:
+            return msgspec.convert(value, bool, strict=False)
         if setting.type is str:
             return _word(setting, value)
         parts = value.split(",") if isinstance(value, str) else msgspec.convert(value, list[str])

@@ -1,4 +1,7 @@
-"""``inventory consumer``: what goes to and comes from the broker, in a process of its own. Today the outbox relay."""
+"""``inventory consumer``: what goes to and comes from the broker, in a process of its own.
+
+The outbox relay out, the product events in.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,9 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dishka import AsyncContainer
 
+from core.consumption import ProductEvents
 from core.delivery import Relay
 from core.errors import Conflict
+from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
+from core.writer import Writer
 from entrypoints import process
 from entrypoints.config import Config
 from entrypoints.wiring import make_container
@@ -17,13 +23,14 @@ from ports.store import Store
 
 
 def run(config: Config) -> None:
-    """Relay until told to stop. Neither the broker nor the store needs to be there."""
+    """Relay and consume until told to stop. Neither the broker nor the store needs to be there."""
     process.announce(config, "consumer")
     container = make_container(config)
 
     async def main(stop: asyncio.Event) -> None:
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
+            await start_writing(container, ends)
             await ends.enter_async_context(relaying(container, prepares=False))
             process.ready()
             await stop.wait()
@@ -31,15 +38,23 @@ def run(config: Config) -> None:
     process.run(main)
 
 
+async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None:
+    """Run the writer, and the sweeper that expires holds, until ``ends``; the sweeper goes first."""
+    for worker in (await container.get(Writer), await container.get(Sweeper)):
+        await worker.start()
+        ends.push_async_callback(process.in_time, worker.stop)
+
+
 @asynccontextmanager
 async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterator[None]:
-    """Relay and keep house while the block runs, as soon as the store is fit for it.
+    """Relay, consume product events and keep house while the block runs, as soon as the store is fit for it.
 
     A process that ``prepares`` migrates the store and declares the broker's exchanges and queues, another only checks
     (rule R20); both in the background, and again until it has worked.
     """
     store, broker = await container.get(Store), await container.get(Broker)
-    loops = (await container.get(Relay), await container.get(Housekeeper))
+    relay, events = await container.get(Relay), await container.get(ProductEvents)
+    loops = (relay, events, await container.get(Housekeeper))
 
     async def start() -> None:
         await process.until_done(store.migrate if prepares else lambda: _check_store(store), "relaying")

@@ -22,12 +22,10 @@ from granian.server.embed import Server
 
 from adapters.tokens import Verifier
 from core.errors import InventoryError, Unavailable
-from core.expiry import Sweeper
-from core.writer import Writer
 from entrypoints import process
 from entrypoints.api.app import create_app
 from entrypoints.config import Config, SettingError
-from entrypoints.consumer import relaying
+from entrypoints.consumer import relaying, start_writing
 from entrypoints.wiring import make_container
 from entrypoints.workers import keep_workers, stop_with_parent
 from ports.store import Store
@@ -80,10 +78,7 @@ def run(
             if command != "api":
                 with suppress(Unavailable):  # it is tried again beside the service
                     await (await container.get(Store)).migrate()
-            # The sweeper goes before the writer that carries out what it finds.
-            for worker in (await container.get(Writer), await container.get(Sweeper)):
-                await worker.start()
-                ends.push_async_callback(process.in_time, worker.stop)
+            await start_writing(container, ends)
             if prepare is not None:
                 await prepare(container, ends)
             if command != "api":

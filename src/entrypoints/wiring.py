@@ -11,10 +11,12 @@ from dishka import AsyncContainer, Provider, Scope, make_async_container, provid
 
 from adapters.registry import connect
 from adapters.tokens import KeyRing, Verifier, split_secrets
+from core.consumption import ProductEvents
 from core.delivery import Relay
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
 from core.inventory import Inventory
+from core.operations import EventPolicy
 from core.sourcing import STRATEGIES
 from core.writer import Writer
 from entrypoints.config import Config
@@ -84,6 +86,18 @@ class UseCases(Provider):
     def relay(self, store: Store, broker: Broker) -> Relay:
         """Make the outbox relay."""
         return Relay(store, broker, owner=self._owner, required_events=frozenset(self._config.required_events))
+
+    @provide
+    def product_events(self, store: Store, broker: Broker, writer: Writer) -> ProductEvents:
+        """Make the consumer of product events."""
+        config = self._config
+        policy = EventPolicy(
+            auto_create=config.auto_create_on_product_creation,
+            warehouse_ids=config.default_warehouses,
+            reorder_threshold=config.default_reorder_threshold,
+            target_stock_level=config.default_target_stock_level,
+        )
+        return ProductEvents(store, broker, writer, policy)
 
     @provide
     def housekeeper(self, store: Store) -> Housekeeper:

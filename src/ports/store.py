@@ -17,6 +17,7 @@ from core.events import OutboxRow
 from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, Item, Product, Reservation, StockTransaction, Warehouse
+from ports.broker import Message
 
 T = TypeVar("T")
 BACKLOG_MAX = 10_000
@@ -33,6 +34,8 @@ class Wanted(Struct, kw_only=True):
     """(sku, warehouse id) pairs whose item, if any, is wanted whichever product it belongs to."""
     skus: set[str] = set()
     """SKUs of which every item is wanted."""
+    event_ids: set[str] = set()
+    """Product events of which it matters whether they were applied."""
     all_warehouses: bool = False
 
 
@@ -157,6 +160,17 @@ class Lease(Struct, frozen=True):
     token: int
 
 
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message that could not be dealt with, and why; one a ``fingerprint``, however often it fails."""
+
+    fingerprint: str
+    message: Message
+    code: str
+    detail: str
+    stack: str
+    attempts: int
+
+
 class Condition(Struct, frozen=True):
     """What a database says of itself: its clock, and whether it takes no writes (a standby, say)."""
 
@@ -243,6 +257,16 @@ class Store(Protocol):
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
         """Return every warehouse, by priority, then id."""
+        ...
+
+    # -- messages that failed ----------------------------------------------------------------------------------------
+
+    async def park(self, letter: DeadLetter) -> None:
+        """Keep a failed message; one that is kept already gets the new cause, and its attempts are added up."""
+        ...
+
+    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
+        """Return kept messages, the latest failure first."""
         ...
 
     # -- the relay's steps -------------------------------------------------------------------------------------------

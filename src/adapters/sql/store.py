@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import BigInteger, Select, and_, case, delete, func, literal, or_, select, tuple_, update
@@ -15,14 +16,17 @@ from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
 from adapters.sql.database import Database
-from adapters.sql.transaction import SqlTransaction, item_of, read_reservations, warehouse_of
+from adapters.sql.transaction import SqlTransaction, item_of, product_of, read_reservations, warehouse_of
 from core.errors import ValidationFailed
 from core.events import OutboxRow
+from core.ids import new_id
 from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
+from ports.broker import Message
 from ports.store import (
     BACKLOG_MAX,
     Backlog,
     Condition,
+    DeadLetter,
     ItemFilter,
     Lease,
     LedgerFilter,
@@ -87,7 +91,7 @@ class SqlStore:
         columns = tuple(tables.product.c.keys())
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
-            rows = [(id, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, now) for id in sorted(product_ids)]
+            rows = [(id, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, "{}", now) for id in sorted(product_ids)]
             await self.database.insert(connection, tables.product, columns, rows, skip_existing=True)
             await connection.commit()
 
@@ -105,8 +109,8 @@ class SqlStore:
         width, names = len(table.c), item.c.keys()
         found: dict[str, tuple[Product, list[Item]]] = {}
         for row in await self._all(statement):
-            fields = dict(zip(table.c.keys(), row[:width], strict=True))
-            _, items = found.setdefault(row[0], (Product(**fields), []))
+            product = product_of(_Named(table.c.keys(), row[:width]))
+            _, items = found.setdefault(product.id, (product, []))
             if row[width] is not None:
                 items.append(item_of(_Named(names, row[width:])))
         return {id: ProductStock(product, tuple(items)) for id, (product, items) in found.items()}
@@ -211,6 +215,42 @@ class SqlStore:
         async with self.database.reading() as connection:
             found: Sequence[Any] = (await connection.execute(statement)).all()
             return found
+
+    # -- messages that failed ----------------------------------------------------------------------------------------
+
+    async def park(self, letter: DeadLetter) -> None:
+        """An upsert by fingerprint."""
+        table, message = tables.dead_letter, letter.message
+        async with self.database.writing() as connection:
+            now, transaction_id = await self.database.clock(connection)
+            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            fresh = insert(table).values(
+                id=new_id("dl"),
+                fingerprint=_storable(letter.fingerprint),
+                message_id=_storable(message.id),
+                event_type=_storable(message.type),
+                exchange=_storable(message.exchange),
+                routing_key=_storable(message.routing_key),
+                correlation_id=_storable(message.correlation_id),
+                headers=msgspec.json.encode(message.headers).decode(),
+                body=message.body,
+                **{name: _storable(getattr(letter, name)) for name in ("code", "detail", "stack")},
+                attempts=letter.attempts,
+                first_failed_at=now,
+                last_failed_at=now,
+            )
+            again: dict[str, Any] = {
+                name: fresh.excluded[name] for name in ("code", "detail", "stack", "last_failed_at")
+            }
+            again["attempts"] = table.c.attempts + fresh.excluded.attempts
+            await connection.execute(fresh.on_conflict_do_update(index_elements=[table.c.fingerprint], set_=again))
+            await self.database.commit(connection, transaction_id)
+
+    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
+        """By the time of the last failure."""
+        table = tables.dead_letter
+        rows = await self._all(select(table).order_by(table.c.last_failed_at.desc(), table.c.id).limit(limit))
+        return [_dead_letter(row) for row in rows]
 
     # -- the relay's steps -------------------------------------------------------------------------------------------
 
@@ -361,6 +401,31 @@ def _balance(row: Any) -> Balance:
         version=row.item_version,
         transaction_id=row.id,
         recorded_at=row.recorded_at,
+    )
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL cannot store NUL, and a message that nobody understands may be quoted in its cause."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _dead_letter(row: Any) -> DeadLetter:
+    message = Message(
+        id=row.message_id,
+        exchange=row.exchange,
+        routing_key=row.routing_key,
+        body=row.body,
+        type=row.event_type,
+        correlation_id=row.correlation_id,
+        headers=msgspec.json.decode(row.headers, type=dict[str, str]),
+    )
+    return DeadLetter(
+        fingerprint=row.fingerprint,
+        message=message,
+        code=row.code,
+        detail=row.detail,
+        stack=row.stack,
+        attempts=row.attempts,
     )
 
 

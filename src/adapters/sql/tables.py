@@ -90,6 +90,7 @@ product = Table(
     Column("status", Text, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("catalog", Text, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     CheckConstraint("total_on_hand >= 0 AND total_reserved >= 0 AND total_available >= 0", name="totals"),
     **_ROOM,
@@ -228,6 +229,40 @@ Index(
     unique=True,
     postgresql_where=text("position IS NOT NULL"),
     sqlite_where=text("position IS NOT NULL"),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("event_type", Text, nullable=False),
+    Column("product_id", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason", Text),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    Index(None, "received_at"),
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("exchange", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("stack", Text, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("first_failed_at", UtcTime, nullable=False),
+    Column("last_failed_at", UtcTime, nullable=False),
+    UniqueConstraint("fingerprint"),
 )
 
 idempotency_key = Table(

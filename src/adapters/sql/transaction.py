@@ -13,17 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import tables
 from adapters.sql.database import Database, Row
 from core.book import Book
-from core.events import OutboxRow
-from core.operations import IdempotencyKey
-from core.stock import Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
+from core.events import OutboxRow, ProductEvent
+from core.operations import EventOutcome, IdempotencyKey
+from core.stock import Catalog, Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
 from ports.store import StoredAnswer, Wanted
 
 _PRODUCT = (
     *("total_on_hand", "total_reserved", "total_available", "low_stock_threshold"),
-    *("status", "sequence", "revision", "updated_at"),
+    *("status", "sequence", "revision", "catalog", "updated_at"),
 )
 _ITEM_LEVELS = (
-    *("product_id", "name", "on_hand", "reserved", "available", "safety_stock", "shortfall"),
+    *("sku", "product_id", "name", "on_hand", "reserved", "available", "safety_stock", "shortfall"),
     *("reorder_threshold", "target_stock_level", "status", "metadata", "version", "updated_at"),
 )
 _LEDGER = StockTransaction.__struct_fields__
@@ -33,7 +33,6 @@ _OUTBOX = (
 )
 _ledger_row: Callable[[StockTransaction], Row] = attrgetter(*_LEDGER)
 _outbox_row: Callable[[OutboxRow], Row] = attrgetter(*_OUTBOX)
-_product_row: Callable[[Product], Row] = attrgetter(*_PRODUCT)
 
 
 class SqlTransaction:
@@ -74,7 +73,7 @@ class SqlTransaction:
     async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
         """Clock, products, reservations, items, warehouses."""
         now, self.id = await self._database.clock(self._connection)
-        products = {row.id: Product(**row._asdict()) for row in await self._among(tables.product, product_ids)}
+        products = {row.id: product_of(row) for row in await self._among(tables.product, product_ids)}
         now = max([now, *(product.updated_at for product in products.values())])
         due = await self._due(products, now)
         reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids | due)
@@ -86,7 +85,15 @@ class SqlTransaction:
             items={item.id: item for item in items},
             reservations={reservation.id: reservation for reservation in reservations},
             warehouses={row.id: warehouse_of(row) for row in await self._warehouses(wanted)},
+            events_seen=await self._events_seen(wanted.event_ids),
         )
+
+    async def _events_seen(self, event_ids: Collection[str]) -> set[str]:
+        if not event_ids:
+            return set()
+        seen = tables.inbox.c.event_id
+        found = await self._connection.execute(select(seen).where(self._database.among(seen, event_ids)))
+        return set(found.scalars())
 
     async def _warehouses(self, wanted: Wanted) -> Sequence[Any]:
         if wanted.all_warehouses:
@@ -148,6 +155,9 @@ class SqlTransaction:
         self.witness = book.ledger[0].id if book.ledger else None
         await self._insert(tables.stock_transaction, _LEDGER, [_ledger_row(row) for row in book.ledger])
         await self._insert(tables.outbox, _OUTBOX, [_outbox_row(row) for row in book.outbox])
+        heard = sorted(_inbox_row(book, *entry) for entry in book.inbox)
+        if await self._insert(tables.inbox, _INBOX, heard, skip_existing=True) != len(heard):
+            return False
         # Keys last and sorted: the only other rows a batch may wait for (rule R2).
         rows = sorted((*answer.key.scope, answer.key.fingerprint, answer.answer, book.now) for answer in answers)
         columns = ("issuer", "subject", "key", "fingerprint", "answer", "created_at")
@@ -184,7 +194,8 @@ class SqlTransaction:
         await self._connection.rollback()
 
 
-_ITEM = ("id", "sku", "warehouse_id", "created_at", *_ITEM_LEVELS)
+_ITEM = ("id", "warehouse_id", "created_at", *_ITEM_LEVELS)
+_INBOX = ("event_id", "event_type", "product_id", "verdict", "reason", "occurred_at", "received_at")
 _WAREHOUSE = ("name", "priority", "lead_time_min", "lead_time_max", "active", "version", "created_at", "updated_at")
 _STEP = ("status", "expires_at", "confirmed_at", "updated_at")
 _RESERVATION = (*_STEP, "reference_type", "reference_number", "created_at")
@@ -207,7 +218,7 @@ class _Changes:
         for item in book.items.values():
             levels = _levels(item)
             if (old := loaded.get(item.id)) is None:
-                self.new_items.append((item.id, item.sku, item.warehouse_id, item.created_at, *levels))
+                self.new_items.append((item.id, item.warehouse_id, item.created_at, *levels))
             elif old is not item:
                 self.items.append((item.id, old.version, *levels))
         self.products: list[Row] = [
@@ -246,6 +257,17 @@ class _Changes:
             ]
 
 
+def _product_row(product: Product) -> Row:
+    row = [getattr(product, name) for name in _PRODUCT]
+    row[_PRODUCT.index("catalog")] = msgspec.json.encode(product.catalog).decode()
+    return row
+
+
+def _inbox_row(book: Book, event: ProductEvent, outcome: EventOutcome) -> tuple[Any, ...]:
+    head = (event.event_id, event.event_type, event.payload.product_id)
+    return (*head, outcome.verdict, outcome.reason, event.timestamp, book.now)
+
+
 def _levels(item: Item) -> Row:
     levels = list(_item_levels(item))
     place = _ITEM_LEVELS.index("metadata")
@@ -257,6 +279,13 @@ def _warehouse_row(warehouse: Warehouse) -> Row:
     days = warehouse.lead_time_days
     head = (warehouse.name, warehouse.priority, days.min, days.max, warehouse.active)
     return (*head, warehouse.version, warehouse.created_at, warehouse.updated_at)
+
+
+def product_of(row: Any) -> Product:
+    """Return the product in a row of ``product``."""
+    fields = row._asdict()
+    fields["catalog"] = msgspec.json.decode(fields["catalog"], type=Catalog)
+    return Product(**fields)
 
 
 def item_of(row: Any) -> Item:

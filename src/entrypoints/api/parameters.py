@@ -17,8 +17,8 @@ from litestar.routes import BaseRoute, HTTPRoute
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import ValidationFailed
+from core.fields import QUANTITY_MAX, Instant
 from core.ids import ID_PATTERN
-from core.operations import QUANTITY_MAX, Instant
 from core.stock import ReservationStatus, TransactionType
 
 # Beside control characters also lone surrogates: a URL can hold them on some servers, a database never.

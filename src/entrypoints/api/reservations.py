@@ -9,7 +9,8 @@ from litestar.plugins import InitPlugin
 from msgspec import Struct
 
 from core.errors import NotFound
-from core.operations import Confirm, Extend, ExtendBody, Fulfil, FulfilBody, Release, Reserve, Text
+from core.fields import Text
+from core.operations import Confirm, Extend, ExtendBody, Fulfil, FulfilBody, Release, Reserve
 from core.stock import Reservation
 from core.writer import Writer
 from entrypoints.api.bodies import Strict

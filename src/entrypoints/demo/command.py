@@ -40,6 +40,7 @@ def command(host: str | None, port: int | None, data_dir: str | None, log_level:
     arguments = {"host": host, "port": port, "data_dir": data_dir, "log_level": log_level}
     home = Path(load(arguments).data_dir)
     arguments |= {"store": f"sqlite:///{home}/demo.db", "broker": "memory://", "workers": 1}
+    arguments |= {"default_warehouses": samples.WAREHOUSE_IDS}
     config = with_secret(load({**arguments, "auth_lifetime_max": TOKEN_SECONDS}))
     if reset:
         for file in home.glob("demo.db*"):

@@ -20,6 +20,8 @@ _WAREHOUSES = (
     CreateWarehouse(id=_PORTLAND, name="South Portland Distribution Center", priority=2, lead_time_days=LeadTime(2, 3)),
     CreateWarehouse(id=_DENVER, name="Denver Cross-Dock", priority=3, lead_time_days=LeadTime(3, 5)),
 )
+WAREHOUSE_IDS = ",".join(warehouse.id or "" for warehouse in _WAREHOUSES)
+"""Where the demo makes items of new products."""
 _MATERIALS = ("Oak", "Walnut", "Steel", "Copper", "Linen", "Wool", "Glass", "Cork", "Marble", "Bamboo")
 _THINGS = ("Lamp", "Kettle", "Chair", "Notebook", "Backpack", "Mug", "Clock", "Blanket", "Tray", "Vase")
 

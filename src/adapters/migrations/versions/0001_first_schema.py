@@ -35,6 +35,38 @@ def _balance_checks() -> list[sa.CheckConstraint]:
 def upgrade() -> None:
     """Create everything."""
     op.create_table(
+        "inbox",
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("event_type", sa.Text(), nullable=False),
+        sa.Column("product_id", sa.Text(), nullable=False),
+        sa.Column("verdict", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("occurred_at", UtcTime(), nullable=False),
+        sa.Column("received_at", UtcTime(), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("inbox_pkey")),
+    )
+    op.create_index(op.f("inbox_received_at_idx"), "inbox", ["received_at"], unique=False)
+    op.create_table(
+        "dead_letter",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("fingerprint", sa.Text(), nullable=False),
+        sa.Column("message_id", sa.Text(), nullable=False),
+        sa.Column("event_type", sa.Text(), nullable=False),
+        sa.Column("exchange", sa.Text(), nullable=False),
+        sa.Column("routing_key", sa.Text(), nullable=False),
+        sa.Column("correlation_id", sa.Text(), nullable=False),
+        sa.Column("headers", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("stack", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.BigInteger(), nullable=False),
+        sa.Column("first_failed_at", UtcTime(), nullable=False),
+        sa.Column("last_failed_at", UtcTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("dead_letter_pkey")),
+        sa.UniqueConstraint("fingerprint", name=op.f("dead_letter_fingerprint_key")),
+    )
+    op.create_table(
         "idempotency_key",
         sa.Column("issuer", sa.Text(), nullable=False),
         sa.Column("subject", sa.Text(), nullable=False),
@@ -106,6 +138,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("catalog", sa.Text(), nullable=False),
         sa.Column("updated_at", UtcTime(), nullable=False),
         sa.CheckConstraint(
             "total_on_hand >= 0 AND total_reserved >= 0 AND total_available >= 0", name=op.f("product_totals_check")
@@ -253,11 +286,12 @@ def upgrade() -> None:
         sa.Column("resolved_at", UtcTime(), nullable=True),
         sa.PrimaryKeyConstraint("kind", "subject", name=op.f("reconciliation_finding_pkey")),
     )
-    # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     """Drop everything."""
+    op.drop_table("dead_letter")
+    op.drop_table("inbox")
     op.drop_table("reconciliation_finding")
     op.drop_table("reconciliation_run")
     op.drop_table("inventory_item")

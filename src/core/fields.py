@@ -1,0 +1,26 @@
+"""What a field may hold, said once for operations, events and the API document."""
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta
+
+from core.ids import ID_PATTERN
+
+QUANTITY_MAX = 1_000_000_000
+BALANCE_MAX = 1_000_000_000_000
+"""No balance grows beyond this; far from any column's range and exact in every JSON reader."""
+
+# No control characters: PostgreSQL cannot store NUL, and nothing here is meant to span lines. (A bare ``$`` would let a
+# trailing newline pass; ``\\Z`` is unknown to JavaScript, which reads these patterns in the OpenAPI document.)
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
+
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+Level = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
+Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
+Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=PRINTABLE)]
+Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=PRINTABLE)]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+ProductId = Word
+HoldSeconds = Annotated[int, Meta(ge=1, le=86_400)]
+Instant = Annotated[datetime, Meta(tz=True)]
