@@ -1,4 +1,4 @@
-"""``inventory doctor`` as operators meet it: what it finds, what it advises, its exit code, and what it keeps to itself."""
+"""``inventory doctor`` as operators meet it: what it finds and advises, its exit code, and what it keeps to itself."""
 
 import json
 import shutil
@@ -24,6 +24,8 @@ from entrypoints.doctor import diagnose
 
 AWAY = f"postgresql://user:hush@{LOOPBACK}:1/stock"
 MIGRATE = "Run `inventory migrate`."
+TLS_WANTED = struct.pack("!ii", 8, 80_877_103)
+"""What a client of PostgreSQL begins with."""
 
 
 class Visit(NamedTuple):
@@ -68,7 +70,9 @@ def answering(reply: bytes | None) -> Iterator[int]:
     def talk() -> None:
         while not ended.is_set():
             with suppress(OSError), listener.accept()[0] as caller:
-                caller.recv(1000)
+                if caller.recv(1000) == TLS_WANTED:
+                    caller.sendall(b"N")
+                    caller.recv(1000)
                 caller.sendall(reply or b"")
 
     with socket.create_server((LOOPBACK, 0)) as listener:
@@ -232,6 +236,7 @@ def test_several_workers_need_a_broker_they_share(tmp_path: Path) -> None:
         (refusal("XX000"), "cannot be used: no", "correct INVENTORY_STORE"),
         (b"", "cannot be used", "correct INVENTORY_STORE"),
     ],
+    ids=["password", "connections", "starting", "whatever", "silence"],
 )
 def test_a_database_that_lets_nobody_in_is_told_apart(reply: bytes, detail: str, remedy: str, tmp_path: Path) -> None:
     """Each reason in plain words, with the one thing to do."""
@@ -323,7 +328,7 @@ def test_events_that_wait_too_long_are_told(stock: Path, tmp_path: Path) -> None
     assert young.findings["outbox"]["verdict"] == "ok"
     assert (old.code, old.problems()) == (1, {"outbox"})
     assert (
-        old.findings["outbox"]["detail"] == "Events wait to be published: 2, the first since 2026-01-02 03:04:05 UTC."
+        old.findings["outbox"]["detail"] == "Events wait to be published: 3, the first since 2026-01-02 03:04:05 UTC."
     )
     assert "Start `inventory serve`" in old.findings["outbox"]["remedy"]
     assert "Start `inventory consumer`" in elsewhere.findings["outbox"]["remedy"]

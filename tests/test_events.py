@@ -13,7 +13,8 @@ from core.book import Book, Cause
 from core.events import OutboxRow
 from core.ids import is_id
 from core.operations import Count, Operation, Receive, Release, Reserve, ReserveLine, SetPolicy, Ship
-from core.rules import decide, expire_due
+from core.reservations import expire_due
+from core.rules import decide
 from core.stock import Reservation
 
 AT = datetime(2023, 5, 20, 10, 15, tzinfo=UTC)

@@ -51,7 +51,8 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.rules import decide, expire_due
+from core.reservations import expire_due
+from core.rules import decide
 from core.stock import Item, LeadTime, Product, Reservation, Warehouse
 
 R = TypeVar("R")

@@ -60,7 +60,8 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.rules import decide, expire_due
+from core.reservations import expire_due
+from core.rules import decide
 from core.sourcing import STRATEGIES
 from core.stock import Item, Product, Reservation, ReservationLine, StockTransaction
 

@@ -13,11 +13,15 @@ import msgspec
 from msgspec.structs import replace
 
 from core import events
+from core.errors import Conflict, NotFound
 from core.events import Event, Metadata, OutboxRow, Payload, ProductEvent
 from core.ids import new_event_id, new_id
 from core.operations import EventOutcome
 from core.sourcing import STRATEGIES, Strategy
 from core.stock import Item, Product, Reservation, StockTransaction, TransactionType, Warehouse
+
+SYSTEM = "inventory-service"
+"""The actor of what the service does by itself."""
 
 
 @dataclass(slots=True)
@@ -52,6 +56,29 @@ class Book:
     def at(self, sku: str, warehouse_id: str) -> Item | None:
         """Return the item of ``sku`` in a warehouse, if it was loaded or made here."""
         return self.items.get(self._places.get((sku, warehouse_id), ""))
+
+    def item(self, id: str) -> Item:
+        """Return an item.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        if (item := self.items.get(id)) is None:
+            raise NotFound(f"There is no inventory item {id}.", inventoryItemId=id)
+        return item
+
+    def open_warehouse(self, id: str) -> Warehouse:
+        """Return a warehouse that takes new stock.
+
+        Raises:
+            NotFound: there is none of that id.
+            Conflict: it is inactive.
+        """
+        if (warehouse := self.warehouses.get(id)) is None:
+            raise NotFound(f"There is no warehouse {id}; create it first.", warehouseId=id)
+        if not warehouse.active:
+            raise Conflict(f"Warehouse {id} is inactive and takes no new stock; activate it first.", warehouseId=id)
+        return warehouse
 
     def put(self, item: Item) -> None:
         """Make ``item`` the current state of its id."""

@@ -7,9 +7,9 @@ every process that writes: two that sweep the same hold meet at its products' lo
 import asyncio
 import logging
 
+from core.book import SYSTEM
 from core.errors import InventoryError
 from core.operations import Expire, Request
-from core.rules import SYSTEM
 from core.writer import Writer
 from ports.store import Store
 

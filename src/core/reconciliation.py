@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager, suppress
 
 from msgspec.structs import replace
 
+from core.book import SYSTEM
 from core.errors import Busy, Unavailable
 from core.findings import PARTS, Part, Run, Trigger
 from core.ids import new_id
-from core.rules import SYSTEM
 from ports.store import AuditPage, Lease, Store
 
 LEASE_SECONDS = 30.0

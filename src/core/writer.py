@@ -44,7 +44,8 @@ from core.operations import (
     UpdateProduct,
     UpdateWarehouse,
 )
-from core.rules import decide, expire_due
+from core.reservations import expire_due
+from core.rules import decide
 from core.sourcing import STRATEGIES, Strategy
 from core.stock import Item
 from ports.store import Store, StoredAnswer, Transaction, Wanted

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,7 +33,8 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.rules import decide, expire_due
+from core.reservations import expire_due
+from core.rules import decide
 from core.stock import Item, LeadTime, Reservation
 from ports.store import ItemFilter, Lease, LedgerFilter, ProductStock, ReservationFilter, Store, StoredAnswer, Wanted
 
@@ -512,7 +514,7 @@ async def test_balances_are_those_of_the_instant(store: Store) -> None:
 
     for at in sorted(instants):
         known = [row for row in ledger if row.recorded_at <= at]
-        balances = [balance for balance in await store.balances([item.id, "inv_NOBODY"], at)]
+        balances = await store.balances([item.id, "inv_NOBODY"], at)
         assert [(balance.inventory_item_id, balance.on_hand) for balance in balances] == [
             (row.inventory_item_id, row.on_hand_after) for row in known[-1:]
         ]

@@ -7,7 +7,7 @@ them on. pamqp's answer would end the connection, the message would come again a
 import asyncio
 import logging
 
-from pamqp.constants import FRAME_HEADER
+from pamqp.constants import FRAME_HEADER, FRAME_HEADER_SIZE
 from pamqp.header import ContentHeader
 
 FLAGS = slice(12, 14)
@@ -34,7 +34,7 @@ class FrameReader:
     async def readexactly(self, size: int) -> bytes:
         """Read so many bytes."""
         piece = await self._reader.readexactly(size)
-        if len(self._head) < len(b"tccllll"):
+        if len(self._head) < FRAME_HEADER_SIZE:
             self._head += piece
             return piece
         kind, self._head = self._head[0], b""

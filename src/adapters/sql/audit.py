@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     CompoundSelect,
@@ -100,7 +101,10 @@ def _compare(
     nothing = (null(), null())
     for name in _WORDS:
         expected, found = pairs.get(name, nothing)
-        columns += [cast(expected, BigInteger).label(f"{name}_expected"), cast(found, BigInteger).label(f"{name}_found")]
+        columns += [
+            cast(expected, BigInteger).label(f"{name}_expected"),
+            cast(found, BigInteger).label(f"{name}_found"),
+        ]
     differs = or_(*(expected.is_distinct_from(found) for expected, found in pairs.values()))
     return select(*columns).select_from(source).where(differs)
 
@@ -112,42 +116,41 @@ def _last_rows() -> Select[Any]:
     """Items and the ledger row that should have made them so."""
     item, entry, newest = tables.inventory_item, tables.stock_transaction, tables.stock_transaction.alias()
     last = select(func.max(newest.c.item_version)).where(newest.c.inventory_item_id == item.c.id)
-    place = and_(
-        entry.c.inventory_item_id == item.c.id, entry.c.item_version == last.correlate(item).scalar_subquery()
-    )
-    pairs = {name: (entry.c[f"{name}_after"], item.c[name]) for name in ("on_hand", "reserved", "available")}
+    place = and_(entry.c.inventory_item_id == item.c.id, entry.c.item_version == last.correlate(item).scalar_subquery())
+    pairs: _Pairs = {name: (entry.c[f"{name}_after"], item.c[name]) for name in _BALANCES}
     pairs["version"] = (entry.c.item_version, item.c.version)
     return _compare("LEDGER_MISMATCH", item.outerjoin(entry, place), item.c.product_id, item.c.id, pairs)
 
 
-def _held() -> ColumnElement[int]:
-    """What open reservations hold of the item of the enclosing statement."""
+def _reserved() -> Select[Any]:
+    """Items and what open reservations hold of them."""
     item, line, head = tables.inventory_item, tables.reservation_line, tables.reservation
-    left = line.c.quantity - line.c.fulfilled_quantity - line.c.released_quantity
-    held = select(func.coalesce(func.sum(left), 0)).where(
+    gone = line.c.fulfilled_quantity + line.c.released_quantity
+    held = select(func.coalesce(func.sum(line.c.quantity - gone), 0)).where(
         line.c.inventory_item_id == item.c.id,
-        line.c.quantity > line.c.fulfilled_quantity + line.c.released_quantity,
+        line.c.quantity > gone,  # word for word what the index on lines says
         head.c.id == line.c.reservation_id,
         head.c.status.in_(_OPEN),
     )
-    return held.correlate(item).scalar_subquery()
+    pairs: _Pairs = {"reserved": (held.correlate(item).scalar_subquery(), item.c.reserved)}
+    return _compare("RESERVED_MISMATCH", item, item.c.product_id, item.c.id, pairs)
 
 
 def _totals(in_page: ColumnElement[bool]) -> Select[Any]:
+    """Products and the sums over their items."""
     product, item = tables.product, tables.inventory_item
-    names = ("on_hand", "reserved", "available")
     sums = (
         select(
             product.c.id,
-            *(product.c[f"total_{name}"] for name in names),
-            *(func.coalesce(func.sum(item.c[name]), 0).label(name) for name in names),
+            *(product.c[f"total_{name}"] for name in _BALANCES),
+            *(func.coalesce(func.sum(item.c[name]), 0).label(name) for name in _BALANCES),
         )
         .outerjoin_from(product, item, item.c.product_id == product.c.id)
         .where(in_page)
         .group_by(product.c.id)
         .subquery()
     )
-    pairs: _Pairs = {name: (sums.c[name], sums.c[f"total_{name}"]) for name in names}
+    pairs: _Pairs = {name: (sums.c[name], sums.c[f"total_{name}"]) for name in _BALANCES}
     return _compare("TOTALS_MISMATCH", sums, sums.c.id, None, pairs)
 
 
@@ -162,23 +165,6 @@ def _last_events() -> Select[Any]:
 # -- history ---------------------------------------------------------------------------------------------------------
 
 
-async def _history(connection: AsyncConnection, part: Part, after: str | None, limit: int) -> AuditPage:
-    """Look at the next rows, each beside the row before it; ``after`` is the last one of the page before."""
-    table, owner, number = _CHAINS[part]
-    key = tuple_(table.c[owner], table.c[number])
-    begin = msgspec.json.decode(after, type=tuple[str, int]) if after else ("", 0)
-    page = select(table.c[owner], table.c[number]).where(key > _key(begin)).order_by(*key.clauses).limit(limit).cte()
-    last = select(page, select(func.count()).select_from(page).scalar_subquery().label("count"))
-    end = (await connection.execute(last.order_by(page.c[owner].desc(), page.c[number].desc()).limit(1))).first()
-    if end is None:
-        return AuditPage(0, 0, (), None)
-    # Again from the last row of the page before, which is the first one's neighbour.
-    rows = and_(key >= _key(begin), key <= _key((end[0], end[1])))
-    found = await connection.execute(_ledger(rows, begin) if part == "ledger" else _events(rows, begin))
-    next_after = msgspec.json.encode((end[0], end[1])).decode() if end.count == limit else None
-    return AuditPage(end.count, 0, tuple(map(_discrepancy, found)), next_after)
-
-
 _CHAINS: dict[Part, tuple[Table, str, str]] = {
     "ledger": (tables.stock_transaction, "inventory_item_id", "item_version"),
     "events": (tables.outbox, "product_id", "sequence"),
@@ -189,43 +175,43 @@ def _key(place: tuple[str, int]) -> Any:
     return tuple_(literal(place[0], Text), literal(place[1], BigInteger))
 
 
-def _chained(part: Part, rows: ColumnElement[bool], *names: str) -> FromClause:
-    """The rows with what the row before of the same owner had in these columns, as ``before_…``."""
+def _chained(part: Part, rows: ColumnElement[bool], *names: str) -> CTE:
+    """Select these columns of the rows, and as ``before_…`` what the row before, of the same owner, has in them."""
     table, owner, number = _CHAINS[part]
-    names = (number, *names)
-    over = {"partition_by": table.c[owner], "order_by": table.c[number]}
-    before = [func.lag(table.c[name]).over(**over).label(f"before_{name}") for name in names]
-    columns = {owner, "product_id", *names, *(name.replace("_after", "_change") for name in names)}
-    return select(*(table.c[name] for name in sorted(columns)), *before).where(rows).subquery()
+    before = [
+        func.lag(table.c[name]).over(partition_by=table.c[owner], order_by=table.c[number]).label(f"before_{name}")
+        for name in names
+    ]
+    return select(table, *before).where(rows).cte()
 
 
 def _ledger(rows: ColumnElement[bool], begin: tuple[str, int]) -> CompoundSelect[Any]:
     """A version is one more than the version before, and its balances are those before and what it changed."""
-    row = _chained("ledger", rows, "on_hand_after", "reserved_after").c
-    source, item = row.item_version.table, row.inventory_item_id
+    chain = _chained("ledger", rows, "item_version", "on_hand_after", "reserved_after")
+    row, item = chain.c, chain.c.inventory_item_id
     follows = func.coalesce(row.before_item_version, 0) + 1
     version: _Pairs = {"version": (follows, row.item_version)}
     balances: _Pairs = {
         name: (func.coalesce(row[f"before_{name}_after"], 0) + row[f"{name}_change"], row[f"{name}_after"])
         for name in ("on_hand", "reserved")
     }
+    gaps = _compare("VERSION_GAP", chain, row.product_id, item, version)
+    # What a row after a gap should say is anybody's guess; the gap is the finding.
+    breaks = _compare("LEDGER_MISMATCH", chain, row.product_id, item, version | balances)
     new = tuple_(item, row.item_version) > _key(begin)
-    return union_all(
-        _compare("VERSION_GAP", source, row.product_id, item, version).where(new),
-        # After a gap the balances are anybody's guess; the gap is the finding.
-        _compare("LEDGER_MISMATCH", source, row.product_id, item, version | balances).where(
-            new, row.item_version == follows
-        ),
-    )
+    return union_all(gaps.where(new), breaks.where(new, row.item_version == follows))
 
 
 def _events(rows: ColumnElement[bool], begin: tuple[str, int]) -> Select[Any]:
     """A sequence is one more than the one before, from the first that is still kept."""
-    row = _chained("events", rows).c
-    follows = func.coalesce(row.before_sequence + 1, row.sequence)
-    pairs: _Pairs = {"sequence": (follows, row.sequence)}
+    chain = _chained("events", rows, "sequence")
+    row = chain.c
+    pairs: _Pairs = {"sequence": (func.coalesce(row.before_sequence + 1, row.sequence), row.sequence)}
     new = tuple_(row.product_id, row.sequence) > _key(begin)
-    return _compare("SEQUENCE_GAP", row.sequence.table, row.product_id, None, pairs).where(new)
+    return _compare("SEQUENCE_GAP", chain, row.product_id, None, pairs).where(new)
+
+
+# -- findings --------------------------------------------------------------------------------------------------------
 
 
 def _discrepancy(row: Any) -> Discrepancy:
@@ -239,5 +225,3 @@ def _discrepancy(row: Any) -> Discrepancy:
         expected={word: expected for word, (expected, _) in told.items() if expected is not None},
         found={word: found for word, (_, found) in told.items() if found is not None},
     )
-
-

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
 from adapters.sql.database import Database
+from adapters.sql.reconciliation import SqlReconciliation
 from adapters.sql.transaction import SqlTransaction, item_of, product_of, read_reservations, warehouse_of
 from core.errors import ValidationFailed
 from core.events import OutboxRow
@@ -71,7 +72,7 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore:
+class SqlStore(SqlReconciliation):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:
@@ -344,7 +345,9 @@ class SqlStore:
             )
             gone = await connection.execute(delete(keys).where(_scope_in(old.limit(limit))))
             sent = select(outbox.c.id).where(outbox.c.published_at < now - timedelta(days=events_days))
-            dropped = await connection.execute(delete(outbox).where(outbox.c.id.in_(sent.limit(limit))))
+            # In the order they went out, so that what is left of a product has no gaps.
+            first = sent.order_by(outbox.c.position).limit(limit)
+            dropped = await connection.execute(delete(outbox).where(outbox.c.id.in_(first)))
             await connection.commit()
         return gone.rowcount + dropped.rowcount
 
