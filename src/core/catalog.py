@@ -5,6 +5,7 @@ in which the newer of two statements wins, whichever came first. Items are then 
 order of the same events ends in the same catalog, hence in the same items.
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from msgspec.structs import replace
@@ -51,7 +52,9 @@ def apply_product_event(book: Book, operation: ApplyProductEvent, cause: Cause) 
         raise ValidationFailed("The event's timestamp is more than 5 minutes ahead of this service's clock.")
     before = book.products[event.payload.product_id]
     after = merged(before.catalog, event)
-    moving = _taken_over(book, before, after)
+    items = book.of_product(before.id)
+    renamed = _renamed(before.catalog, after)
+    moving = _taken_over(book, items, renamed, after, before.id)
     cause = Cause(ACTOR, event.metadata.correlation_id or cause.correlation_id)
     book.products[before.id] = replace(
         before,
@@ -60,41 +63,67 @@ def apply_product_event(book: Book, operation: ApplyProductEvent, cause: Cause) 
         revision=before.revision + 1,
         updated_at=book.now,
     )
-    for item, alive in moving:
-        _remap(book, item, before.id, alive=alive, cause=cause)
-    _rename(book, before, after, cause)
+    for item in moving:
+        _remap(book, item, before.id, after, cause)
+    _rename(book, items, renamed, cause)
     reason = _ensure(book, after, operation, cause) if event.event_type == "ProductCreated" else None
-    _set_status(book, before, after, cause)
+    _set_status(book, items, before.catalog, after, cause)
     outcome = EventOutcome(verdict="SKIPPED" if reason else "APPLIED", reason=reason)
     book.events_seen.add(event.event_id)
     book.inbox.append((event, outcome))
     return outcome
 
 
-def _taken_over(book: Book, product: Product, after: Catalog) -> list[tuple[Item, bool]]:
-    """Return other products' items whose SKU is this product's now, and whether they are for sale; changes nothing.
+def _by_sku(catalog: Catalog) -> dict[str, Variant]:
+    """Return what was last said of each SKU: a lone product's may become the SKU of one of its variants."""
+    return {variant.sku: variant for variant in sorted(catalog.variants.values(), key=lambda variant: variant.named)}
+
+
+def _renamed(before: Catalog, after: Catalog) -> dict[str, Variant]:
+    """Return what becomes of each SKU that was or is the product's."""
+    latest = _by_sku(after)
+    return {before.variants.get(id, variant).sku: latest[variant.sku] for id, variant in after.variants.items()}
+
+
+def _status(catalog: Catalog) -> Callable[[str], Status]:
+    """Return how a SKU's items stand by the catalog; those no event asked for were made by hand and go with the product."""
+    asked: dict[str, bool] = {}
+    for variant in catalog.variants.values():
+        if variant.created is not None:
+            asked[variant.sku] = asked.get(variant.sku, False) or catalog.is_alive(variant)
+    others = not catalog.is_deleted
+    return lambda sku: "ACTIVE" if asked.get(sku, others) else "INACTIVE"
+
+
+def _taken_over(
+    book: Book, items: list[Item], renamed: dict[str, Variant], after: Catalog, product_id: str
+) -> list[Item]:
+    """Return other products' items whose SKU is this product's now; changes nothing.
 
     Raises:
-        SkuConflict: their product claims the SKU still, or another item of this product has it.
+        SkuConflict: their product claims the SKU still, or two items of this product would have it in one warehouse.
     """
     moving = []
-    for id, variant in after.variants.items():
-        old = product.catalog.variants.get(id, variant)
-        renamed = book.of_product(product.id, old.sku) if old.sku != variant.sku else []
-        places = {item.warehouse_id for item in renamed}
-        for item in book.of(sku=variant.sku, product_id=None):
-            other = None if item.product_id == product.id else book.products.get(item.product_id)
-            if item.warehouse_id in places or (other is not None and _claims(other, variant.sku)):
-                raise _in_use(variant, item)
+    arriving: dict[str, set[str]] = {variant.sku: set() for variant in after.variants.values()}
+    for item in items:
+        if (variant := renamed.get(item.sku)) is not None and variant.sku != item.sku:
+            if item.warehouse_id in arriving[variant.sku]:
+                raise _in_use(variant.sku, item)
+            arriving[variant.sku].add(item.warehouse_id)
+    for sku, places in arriving.items():
+        for item in book.of(sku=sku, product_id=None):
+            other = None if item.product_id == product_id else book.products.get(item.product_id)
+            if item.warehouse_id in places or (other is not None and _claims(other, sku)):
+                raise _in_use(sku, item)
             if other is not None:
-                moving.append((item, after.is_alive(variant)))
+                moving.append(item)
     return moving
 
 
-def _in_use(variant: Variant, item: Item) -> SkuConflict:
+def _in_use(sku: str, item: Item) -> SkuConflict:
     return SkuConflict(
-        f"SKU {variant.sku} is in use by item {item.id} of product {item.product_id}; release it there first.",
-        sku=variant.sku,
+        f"SKU {sku} is in use by item {item.id} of product {item.product_id}; release it there first.",
+        sku=sku,
         productId=item.product_id,
         inventoryItemId=item.id,
     )
@@ -107,7 +136,7 @@ def _claims(product: Product, sku: str) -> bool:
     return not catalog.is_deleted and (bool(named) or not catalog.variants)
 
 
-def _remap(book: Book, item: Item, product_id: str, *, alive: bool, cause: Cause) -> None:
+def _remap(book: Book, item: Item, product_id: str, catalog: Catalog, cause: Cause) -> None:
     """Move an item with its stock from one product to another: all of it leaves there, all of it arrives here."""
     leaving = Posting(book, cause, None)
     leaving.reason = f"SKU moved to product {product_id}"
@@ -115,20 +144,19 @@ def _remap(book: Book, item: Item, product_id: str, *, alive: bool, cause: Cause
     leaving.close()
     arriving = Posting(book, cause, None)
     arriving.reason = f"SKU moved from product {item.product_id}"
-    status: Status = "ACTIVE" if alive else "INACTIVE"
-    here = replace(gone, product_id=product_id)
+    here = replace(gone, product_id=product_id, name=_by_sku(catalog)[item.sku].name)
+    status = _status(catalog)(item.sku)
     arriving.post(here, "REMAP_IN", on_hand=item.on_hand, reserved=item.reserved, status=status)
     arriving.close()
 
 
-def _rename(book: Book, before: Product, after: Catalog, cause: Cause) -> None:
+def _rename(book: Book, items: list[Item], renamed: dict[str, Variant], cause: Cause) -> None:
     posting = Posting(book, cause, None)
     posting.reason = "SKU or name changed by the Product Service"
-    for id, variant in after.variants.items():
-        old = before.catalog.variants.get(id, variant)
-        for item in book.of_product(before.id, old.sku):
-            if (item.sku, item.name) != (variant.sku, variant.name):
-                posting.post(item, "DETAILS", sku=variant.sku, name=variant.name)
+    for item in items:
+        variant = renamed.get(item.sku)
+        if variant is not None and (item.sku, item.name) != (variant.sku, variant.name):
+            posting.post(item, "DETAILS", sku=variant.sku, name=variant.name)
     posting.close()
 
 
@@ -142,12 +170,11 @@ def _ensure(book: Book, catalog: Catalog, operation: ApplyProductEvent, cause: C
     posting = Posting(book, cause, None)
     posting.reason = "Item created for a new product"
     unknown = [id for id in policy.warehouse_ids if id not in book.warehouses]
-    for id in event.skus:
-        variant = catalog.variants[id]
+    latest, status = _by_sku(catalog), _status(catalog)
+    for sku in dict.fromkeys(catalog.variants[id].sku for id in event.skus):
         for warehouse_id in policy.warehouse_ids:
-            if warehouse_id not in unknown and book.at(variant.sku, warehouse_id) is None:
-                item = _item(book, variant, warehouse_id, operation)
-                posting.post(replace(item, status="ACTIVE" if catalog.is_alive(variant) else "INACTIVE"), "STATUS")
+            if warehouse_id not in unknown and book.at(sku, warehouse_id) is None:
+                posting.post(_item(book, latest[sku], warehouse_id, operation), "STATUS", status=status(sku))
     posting.close()
     return f"Default warehouses that do not exist: {', '.join(unknown)}; create them." if unknown else None
 
@@ -175,20 +202,13 @@ def _item(book: Book, variant: Variant, warehouse_id: str, operation: ApplyProdu
     )
 
 
-def _set_status(book: Book, before: Product, after: Catalog, cause: Cause) -> None:
-    """Activate and deactivate with the variants; with the whole product go the items made by hand, too."""
+def _set_status(book: Book, items: list[Item], before: Catalog, after: Catalog, cause: Cause) -> None:
+    """Activate and deactivate what the catalog says otherwise of than before; until then an operator's choice stands."""
     posting = Posting(book, cause, None)
     posting.reason = "Product deleted" if after.is_deleted else "Product created"
-    wanted: dict[str, bool] = {}
-    if after.is_deleted and not before.catalog.is_deleted:
-        wanted = {item.id: False for item in book.of_product(before.id)}
-    for id, variant in after.variants.items():
-        old = before.catalog.variants.get(id)
-        alive = after.is_alive(variant)
-        if old is not None and before.catalog.is_alive(old) != alive:
-            wanted |= {item.id: alive for item in book.of_product(before.id, variant.sku)}
-    for id, alive in wanted.items():
-        status: Status = "ACTIVE" if alive else "INACTIVE"
-        if book.items[id].status != status:
-            posting.post(book.items[id], "STATUS", status=status)
+    was, now = _status(before), _status(after)
+    for old in items:
+        item = book.items[old.id]
+        if was(old.sku) != now(item.sku) != item.status:
+            posting.post(item, "STATUS", status=now(item.sku))
     posting.close()

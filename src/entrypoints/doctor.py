@@ -11,11 +11,11 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -39,6 +39,7 @@ CLOCK_PROBLEM_SECONDS = 30.0
 BACKLOG_SECONDS = 60.0
 FREE_BYTES = 100_000_000
 
+T = TypeVar("T")
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _MIGRATE = "Run `inventory migrate`."
 _REMEDIES = {
@@ -65,7 +66,6 @@ _REASONS = (
     (r"\b42501\b", "does not give this user the rights it needs", "Make the user of {} the owner of the tables."),
     (r"\b53300\b", "has no connection left", "Allow more on the server, or stop what holds them."),
     (r"\b57P0\d\b", "is starting or stopping", "Try again when it has started."),
-    (r"locate revision", "was migrated by a newer version of this service", "Run that version here too."),
     (r"memory or disk alarm", "takes nothing while its memory or disk alarm lasts", "Give it memory or disk space."),
     (r"gaierror|Errno -\d", "is not found: nobody knows that host name", "Correct the host in {}."),
     (r"SSL", "does not agree on TLS", "Correct how {} asks for TLS."),
@@ -93,15 +93,15 @@ async def diagnose(config: Config) -> list[Finding]:
     """Try everything and return what was found, which takes at most ``TRY_SECONDS`` and ``CLOSE_SECONDS``.
 
     Raises:
-        ValidationFailed: no adapter goes with the store's or the broker's URL.
+        ValidationFailed: no adapter goes with the store's or the broker's URL, or it cannot be understood.
     """
     opening = connect("store", config.store), connect("broker", config.broker)
     found = [*_processes(config), *_tokens(config), *_place(config)]
     unplaced = any(finding.check == "place" and finding.verdict == "problem" for finding in found)
     ends = AsyncExitStack()
     try:
-        store = None if unplaced else await ends.enter_async_context(opening[0])
-        broker = await ends.enter_async_context(opening[1])
+        store = None if unplaced else await _opened(ends, "INVENTORY_STORE", opening[0])
+        broker = await _opened(ends, "INVENTORY_BROKER", opening[1])
         checks = [_collected("broker", config.broker, _broker(config, broker))]
         if store is not None:
             checks.insert(0, _collected("store", config.store, _store(config, store)))
@@ -111,6 +111,13 @@ async def diagnose(config: Config) -> list[Finding]:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await ends.aclose()
+
+
+async def _opened(ends: AsyncExitStack, setting: str, opening: AbstractAsyncContextManager[T]) -> T:
+    try:
+        return await ends.enter_async_context(opening)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{setting} cannot be understood: {mask(str(error))}.") from error
 
 
 def _print_json(findings: Sequence[Finding]) -> None:
@@ -283,19 +290,21 @@ async def _answered(broker: Broker) -> None:
 
 
 async def _collected(port: str, url: str, checks: AsyncIterator[Finding]) -> list[Finding]:
-    """Return what the checks find in time; the error that ends them is the last finding."""
-    found: list[Finding] = []
+    """Return what the checks find in time. The error that ends them is the finding about the port itself."""
+    found: dict[str, Finding] = {}
 
     async def collect() -> None:
         try:
             async for finding in checks:
-                found.append(finding)
+                found[finding.check] = finding
         except Exception as error:  # whatever it is, it is what was asked for
-            found.append(_broken(port, url, error))
+            found[port] = _broken(port, url, error)
 
     # Not cancelled, because a driver may take its time with that as well.
     _, late = await asyncio.wait({asyncio.create_task(collect())}, timeout=TRY_SECONDS)
-    return [*found, _broken(port, url, TimeoutError())] if late else found
+    if late:
+        found[port] = _broken(port, url, TimeoutError())
+    return list(found.values())
 
 
 def _broken(port: str, url: str, error: BaseException) -> Finding:

@@ -1,17 +1,20 @@
 """What every broker does, whatever it is made of. An adapter joins with one line in ``SCHEMES``."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.registry import connect
 from core.errors import Unavailable
 from core.events import DEAD_LETTERS, EVENTS_EXCHANGE, PRODUCT_EXCHANGE, PRODUCT_QUEUE
-from ports.broker import Broker, Message, Receipt
+from ports.broker import Broker, Delivery, Handler, Message, Receipt, Verdict
 
 SCHEMES = ["memory", pytest.param("amqp", marks=pytest.mark.services)]
 EVERYTHING = [
@@ -271,6 +274,278 @@ async def test_listening_to_an_unknown_exchange_says_what_to_do(broker: Broker) 
             pytest.fail("There is nothing to listen to.")
 
 
+# Consuming
+
+
+def product_event(**fields: object) -> Message:
+    """A message for the product queue."""
+    return message("product.productcreated.product", **{"exchange": PRODUCT_EXCHANGE} | fields)
+
+
+async def done(delivery: Delivery) -> Verdict:
+    """A handler that has nothing to do."""
+    return Verdict.DONE
+
+
+class Recorder:
+    """A handler that remembers what it was given, and then does as another does."""
+
+    def __init__(self, handle: Handler = done) -> None:
+        self.deliveries: list[Delivery] = []
+        self._handle = handle
+
+    async def __call__(self, delivery: Delivery) -> Verdict:
+        self.deliveries.append(delivery)
+        return await self._handle(delivery)
+
+    async def given(self, number: int) -> list[tuple[str, bool]]:
+        """The ids of so many deliveries, and whether they were redelivered, in the order they came."""
+        async with asyncio.timeout(60):
+            while len(self.deliveries) < number:
+                await asyncio.sleep(0.01)
+        return [(each.message.id, each.redelivered) for each in self.deliveries]
+
+
+async def take_all(broker: Broker, queue: str) -> list[str]:
+    """The ids of all that waits in the queue, up to a last message that is put behind it."""
+    last = product_event() if queue == PRODUCT_QUEUE else message("last", exchange=queue)
+    recorder = Recorder()
+    async with broker.consume(queue, recorder, prefetch=1):
+        await broker.publish([last])
+        async with asyncio.timeout(60):
+            while last.id not in ids(each.message for each in recorder.deliveries):
+                await asyncio.sleep(0.01)
+    return ids(each.message for each in recorder.deliveries if each.message != last)
+
+
+@pytest.fixture
+async def empty(broker: Broker) -> Broker:
+    """The broker with nothing waiting in its queues."""
+    for queue in (PRODUCT_QUEUE, DEAD_LETTERS):
+        await take_all(broker, queue)
+    return broker
+
+
+async def test_every_message_is_handled_once_and_not_too_many_at_a_time(empty: Broker) -> None:
+    """Of 500 messages each is handled once, and there are 32 handlers at once, as was asked for, and never more."""
+    running = most = 0
+    full = asyncio.Event()
+
+    async def work(delivery: Delivery) -> Verdict:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 32:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0.005)
+        running -= 1
+        return Verdict.DONE
+
+    sent = [product_event() for _ in range(500)]
+    recorder = Recorder(work)
+    await empty.publish(sent)
+    async with empty.consume(PRODUCT_QUEUE, recorder, prefetch=32):
+        given = await recorder.given(500)
+
+    assert [(id, False) for id in ids(sent)] == given
+    assert (32, 0) == (most, running)
+    assert [] == await take_all(empty, PRODUCT_QUEUE)
+
+
+async def test_a_delivery_is_whole(empty: Broker) -> None:
+    """A handler gets the message with every field as it was published."""
+    sent = product_event(
+        body=bytes(range(256)),
+        type="ProductCreated",
+        correlation_id="caller-7",
+        timestamp=datetime(2026, 11, 23, 12, 30, 15, tzinfo=UTC),
+        priority=4,
+        headers={"traceparent": "00-1-2-01", "Größe": "≥ 1"},
+    )
+    bare = product_event(body=b"")
+    recorder = Recorder()
+    await empty.publish([sent, bare])
+    async with empty.consume(PRODUCT_QUEUE, recorder):
+        await recorder.given(2)
+
+    assert [Delivery(sent, redelivered=False), Delivery(bare, redelivered=False)] == recorder.deliveries
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("The store is away."), asyncio.CancelledError()], ids=["raised", "cancelled"]
+)
+async def test_what_failed_comes_again_after_a_pause(
+    empty: Broker, failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message whose handler failed comes again as redelivered, a second later; the log names it; others go on."""
+    times = []
+
+    async def fail_once(delivery: Delivery) -> Verdict:
+        if delivery.message == failing:
+            times.append(time.monotonic())
+            if not delivery.redelivered:
+                raise failure
+        return Verdict.DONE
+
+    failing, sound = product_event(), product_event()
+    recorder = Recorder(fail_once)
+    async with empty.consume(PRODUCT_QUEUE, recorder):
+        await empty.publish([failing, sound])
+        given = await recorder.given(3)
+
+    assert [(failing.id, False), (sound.id, False), (failing.id, True)] == given
+    assert times[1] - times[0] > 0.9
+    (told,) = (record.getMessage() for record in caplog.records if record.exc_info)
+    assert failing.id in told
+    assert [] == await take_all(empty, PRODUCT_QUEUE)
+
+
+async def test_the_dead_are_kept(empty: Broker) -> None:
+    """What can never be dealt with is found whole among the dead letters, with the exchange and queue it comes from."""
+
+    async def give_up(delivery: Delivery) -> Verdict:
+        return Verdict.DEAD
+
+    sent = product_event(body=b"\xff", type="ProductCreated", correlation_id="caller-7", headers={"traceparent": "00"})
+    dying, found = Recorder(give_up), Recorder()
+    async with empty.consume(PRODUCT_QUEUE, dying), empty.consume(DEAD_LETTERS, found):
+        await empty.publish([sent])
+        await found.given(1)
+
+    ((letter, redelivered),) = ((each.message, each.redelivered) for each in found.deliveries)
+    assert replace(sent, exchange=DEAD_LETTERS, headers=letter.headers) == letter
+    death = {"exchange": PRODUCT_EXCHANGE, "queue": PRODUCT_QUEUE, "reason": "rejected"}
+    assert (sent.headers | {f"x-first-death-{name}": value for name, value in death.items()}).items() <= (
+        letter.headers.items()
+    )
+    assert (False, [(sent.id, False)]) == (redelivered, await dying.given(1))
+
+
+async def test_a_dead_letter_cannot_be_lost(empty: Broker) -> None:
+    """A handler of dead letters that says DEAD is given the letter again: there is nowhere else for it to go."""
+
+    async def give_up_once(delivery: Delivery) -> Verdict:
+        return Verdict.DONE if delivery.redelivered else Verdict.DEAD
+
+    letter = message("a.letter", exchange=DEAD_LETTERS)
+    recorder = Recorder(give_up_once)
+    async with empty.consume(DEAD_LETTERS, recorder):
+        await empty.publish([letter])
+
+        assert [(letter.id, False), (letter.id, True)] == await recorder.given(2)
+
+
+async def test_leaving_waits_for_a_running_handler(empty: Broker) -> None:
+    """A handler that is running when the block is left comes to its end, and its message does not come again."""
+    ended = False
+
+    async def work(delivery: Delivery) -> Verdict:
+        nonlocal ended
+        await asyncio.sleep(0.5)
+        ended = True
+        return Verdict.DONE
+
+    recorder = Recorder(work)
+    async with empty.consume(PRODUCT_QUEUE, recorder):
+        await empty.publish([product_event()])
+        await recorder.given(1)
+
+    assert ended
+    assert [] == await take_all(empty, PRODUCT_QUEUE)
+
+
+async def test_leaving_takes_no_more(empty: Broker) -> None:
+    """While the last handler comes to its end no other begins; what waits is left to the next consumer."""
+
+    async def work(delivery: Delivery) -> Verdict:
+        await asyncio.sleep(0.5)
+        return Verdict.DONE
+
+    sent = [product_event() for _ in range(10)]
+    await empty.publish(sent)
+    recorder, other = Recorder(work), Recorder()
+    async with empty.consume(PRODUCT_QUEUE, recorder, prefetch=1):
+        await recorder.given(1)
+    async with empty.consume(PRODUCT_QUEUE, other, prefetch=1):
+        await other.given(9)
+
+    assert [sent[0].id] == ids(each.message for each in recorder.deliveries)
+    assert Counter(ids(sent[1:])) == Counter(ids(each.message for each in other.deliveries))
+
+
+async def test_leaving_cancels_a_handler_that_does_not_end(empty: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that takes longer than the patience is cancelled, and its message comes again."""
+    monkeypatch.setattr("adapters.handling.END_SECONDS", 0.3)
+    cancelled = False
+
+    async def hang(delivery: Delivery) -> Verdict:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+        return Verdict.DONE
+
+    event = product_event()
+    recorder, other = Recorder(hang), Recorder()
+    async with asyncio.timeout(60), empty.consume(PRODUCT_QUEUE, recorder):
+        await empty.publish([event])
+        await recorder.given(1)
+    assert cancelled
+    async with empty.consume(PRODUCT_QUEUE, other):
+        assert [(event.id, True)] == await other.given(1)
+
+
+async def test_leaving_may_be_cut_short(empty: Broker) -> None:
+    """Who is cancelled while handlers come to their end does not wait for it; their messages come again."""
+
+    async def hang(delivery: Delivery) -> Verdict:
+        await asyncio.sleep(3600)
+        return Verdict.DONE
+
+    async def consume() -> None:
+        async with empty.consume(PRODUCT_QUEUE, recorder):
+            await recorder.given(1)
+
+    event = product_event()
+    recorder, other = Recorder(hang), Recorder()
+    await empty.publish([event])
+    consumer = asyncio.create_task(consume())
+    await recorder.given(1)
+    await asyncio.sleep(0.5)  # by now it is leaving
+    start = time.monotonic()
+    consumer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await consumer
+
+    assert time.monotonic() - start < 3
+    async with empty.consume(PRODUCT_QUEUE, other):
+        assert [(event.id, True)] == await other.given(1)
+
+
+async def test_consumers_of_one_queue_share_its_messages(empty: Broker) -> None:
+    """Two consumers get messages at the same time, and each message goes to one of them."""
+    both = asyncio.Event()
+
+    async def work(delivery: Delivery) -> Verdict:
+        if one.deliveries and other.deliveries:
+            both.set()
+        await both.wait()
+        return Verdict.DONE
+
+    one, other = Recorder(work), Recorder(work)
+    sent = [product_event() for _ in range(100)]
+    await empty.publish(sent)
+    async with empty.consume(PRODUCT_QUEUE, one, prefetch=4), empty.consume(PRODUCT_QUEUE, other, prefetch=4):
+        async with asyncio.timeout(60):
+            while len(one.deliveries) + len(other.deliveries) < 100:
+                await asyncio.sleep(0.01)
+
+    assert Counter(ids(sent)) == Counter(ids(each.message for each in one.deliveries + other.deliveries))
+
+
 async def test_ping_is_answered(broker: Broker) -> None:
     """A broker that is there answers within the second."""
     async with asyncio.timeout(1.5):
@@ -282,8 +557,8 @@ async def test_leaving_ends_everything(url: str) -> None:
     before = asyncio.all_tasks()
     async with connect("broker", url) as broker:
         await broker.declare()
-        async with broker.listen(EVENTS_EXCHANGE, "#"):
-            await broker.publish([message("last.words")])
+        async with broker.listen(EVENTS_EXCHANGE, "#"), broker.consume(PRODUCT_QUEUE, done):
+            await broker.publish([message("last.words"), product_event()])
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.001):
                     await broker.publish([message("cut.off") for _ in range(100)])
@@ -299,3 +574,15 @@ async def test_memory_brokers_share_nothing() -> None:
 
         assert [] == await one.check()
         assert EVERYTHING == await other.check()
+
+
+async def test_a_memory_queue_may_come_after_its_consumer() -> None:
+    """Who consumes a queue of memory:// before it is declared gets its messages as soon as there are any."""
+    recorder = Recorder()
+    async with connect("broker", "memory://") as broker, broker.consume(PRODUCT_QUEUE, recorder):
+        await asyncio.sleep(0.01)
+        await broker.declare()
+        event = product_event()
+        await broker.publish([event])
+
+        assert [(event.id, False)] == await recorder.given(1)

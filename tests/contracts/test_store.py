@@ -36,7 +36,18 @@ from core.operations import (
 from core.reservations import expire_due
 from core.rules import decide
 from core.stock import Item, LeadTime, Reservation
-from ports.store import ItemFilter, Lease, LedgerFilter, ProductStock, ReservationFilter, Store, StoredAnswer, Wanted
+from ports.store import (
+    BACKLOG_MAX,
+    Backlog,
+    ItemFilter,
+    Lease,
+    LedgerFilter,
+    ProductStock,
+    ReservationFilter,
+    Store,
+    StoredAnswer,
+    Wanted,
+)
 
 ANYTHING = ItemFilter()
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
@@ -404,7 +415,7 @@ async def test_a_product_and_its_items_are_of_one_moment(place: Place) -> None:
     moving = True
 
     async def move() -> None:
-        for number in range(60):
+        for number in range(30):
             await carry_out(place.store, Ship(inventory_item_id=(item, twin)[number % 2].id, quantity=1))
 
     async def look() -> list[ProductStock]:
@@ -527,7 +538,7 @@ async def test_balances_are_those_of_the_instant(store: Store) -> None:
 async def test_a_reservation_and_its_lines_are_of_one_moment(place: Place) -> None:
     """Whoever reads a reservation while it is released sees it held with its units or released without."""
     item = await stocked(place.store, 100)
-    holds = [await hold(place.store, item) for _ in range(60)]
+    holds = [await hold(place.store, item) for _ in range(30)]
     seen: list[Reservation] = []
     releasing = True
 
@@ -536,7 +547,7 @@ async def test_a_reservation_and_its_lines_are_of_one_moment(place: Place) -> No
             page = await place.other.reservations(ReservationFilter(), cursor=None, limit=100)
             seen.extend(page.rows)
 
-    looking = asyncio.gather(look(), look())
+    looking = asyncio.create_task(look())
     for held in holds:
         async with batch(place.store, "prod_1", reservation_ids={held.id}) as (transaction, book):
             decide(book, Release(reservation_id=held.id), CAUSE)
@@ -872,6 +883,36 @@ async def test_a_store_that_is_away_is_unavailable(tmp_path: Path) -> None:
                 with pytest.raises(Unavailable, match="nothing was done"):
                     await use()
     await asyncio.sleep(0.05)  # aiosqlite's threads end by themselves, and not after the event loop has
+
+
+# -- what operators ask ----------------------------------------------------------------------------------------------
+
+
+async def test_the_backlog_is_what_waits_to_be_published(store: Store) -> None:
+    """Its length and since when; empty where all is published."""
+    item = await stocked(store, 100)
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=1) for _ in range(3)))
+    waiting = await store.pending(100)
+
+    assert await store.backlog() == Backlog(len(waiting), min(row.created_at for row in waiting))
+    await publish_all(store)
+    assert await store.backlog() == Backlog(0, None)
+
+
+async def test_a_long_backlog_is_not_counted_to_the_end(store: Store) -> None:
+    """Measuring costs the same however long the broker is away."""
+    item = await stocked(store, BACKLOG_MAX + 10)
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=1) for _ in range(BACKLOG_MAX)))
+
+    assert (await store.backlog()).count == BACKLOG_MAX
+
+
+async def test_the_condition_tells_the_time(store: Store) -> None:
+    """The database's clock is ours, give or take a minute; it takes writes."""
+    condition = await store.condition()
+
+    assert abs(condition.now - datetime.now(UTC)) < timedelta(minutes=1)
+    assert not condition.read_only
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------

@@ -10,20 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
 from audit import Books, books
 from clients import Clients
 from load import Answer, Call
 from service import Service, no_broker
 from services import Postgres
-from stores import CAUSE, batch, migrated, stocked
-
-from core.errors import Unavailable
-from core.operations import Receive
-from core.rules import decide
+from stores import migrated
 
 UNITS = 200
 KILLED_AT = (60, 200)
@@ -90,37 +84,6 @@ async def test_killing_postgresql_loses_and_doubles_nothing(tmp_path: Path) -> N
             assert {answer.headers["content-type"] for answer in turned_away} == {"application/problem+json"}
             assert all(int(answer.headers["retry-after"]) > 0 for answer in turned_away)
             check_outcome(answers, last, await books(store))
-
-
-@pytest.mark.services
-async def test_a_commit_lost_in_a_crash_is_not_mistaken_for_another() -> None:
-    """PostgreSQL gives the id of a transaction that it lost to the next one; that one's commit is not ours."""
-    with Postgres() as postgres:
-        url = postgres.create_database()
-        # Then nothing but commits writes the log down, and ours does not come to that.
-        await ask(url, "ALTER SYSTEM SET wal_writer_delay = '10s'")
-        postgres.restart()
-        async with migrated(url) as store:
-            item = await stocked(store, 10)
-            with pytest.raises(Unavailable):
-                async with batch(store, item.product_id, item_ids={item.id}) as (transaction, book):
-                    decide(book, Receive(inventory_item_id=item.id, quantity=1), CAUSE)
-                    assert await transaction.save(book, [])
-                    postgres.kill()
-                    postgres.start()
-                    await ask(url, "UPDATE product SET status = status")
-                    status = await ask(url, f"SELECT pg_xact_status('{transaction.id}'::xid8)")
-                    assert status == "committed"
-            assert await store.item(item.id) == item
-
-
-async def ask(url: str, statement: str) -> Any:
-    """What PostgreSQL says to one statement."""
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetchval(statement)
-    finally:
-        await connection.close()
 
 
 def check_outcome(answers: list[Answer], last: dict[str, Answer], found: Books) -> None:

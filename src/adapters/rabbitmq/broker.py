@@ -66,11 +66,11 @@ async def open_broker(url: str) -> AsyncIterator[Broker]:
     try:
         yield broker
     finally:
-        await asyncio.gather(broker.publishing.end(), broker.listening.end(), broker.consuming.end())
+        await asyncio.gather(broker.publishing.end(), broker.listening.end())
 
 
 class RabbitBroker:
-    """One connection publishes, one listens, one consumes: neither an alarm nor a slow tap may stop the others."""
+    """One connection publishes, another listens: neither an alarm nor a slow tap may stop the other direction."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
@@ -79,7 +79,6 @@ class RabbitBroker:
         self._publish_seconds = _publish_seconds(self._url)
         self.publishing = Upkeep(self._url, "publisher")
         self.listening = Upkeep(self._url, "listener")
-        self.consuming = Upkeep(self._url, "consumer")
         self._turn = asyncio.Lock()
 
     async def publish(self, messages: Sequence[Message]) -> list[Receipt]:
@@ -165,7 +164,7 @@ class RabbitBroker:
     @asynccontextmanager
     async def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AsyncIterator[None]:
         """See the port. A queue that is missing is waited for, and the log says so."""
-        consumer = Consumer(self.consuming, queue, prefetch=prefetch)
+        consumer = Consumer(self._url, queue, prefetch=prefetch)
         async with consumer.running(), handling(queue, consumer.take, handle, at_once=prefetch):
             try:
                 yield

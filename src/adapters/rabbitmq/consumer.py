@@ -8,6 +8,7 @@ from functools import partial
 
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity
+from yarl import URL
 
 from adapters.handling import Work
 from adapters.rabbitmq.connection import ANSWER_SECONDS, CLOSE_SECONDS, Connection, Upkeep, backoff, conversation
@@ -18,10 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class Consumer:
-    """The messages of one queue, of which the broker lets ``prefetch`` be unsettled at a time."""
+    """The messages of one queue, of which the broker lets ``prefetch`` be unsettled at a time.
 
-    def __init__(self, upkeep: Upkeep, queue: str, *, prefetch: int) -> None:
-        self._upkeep = upkeep
+    Each has a connection of its own: RabbitMQ ends the connection of whoever consumes a queue that has lost its leader.
+    """
+
+    def __init__(self, url: URL, queue: str, *, prefetch: int) -> None:
+        self._upkeep = Upkeep(url, f"consumer of {queue}")
         self._queue = queue
         self._prefetch = prefetch
         self._arrived: asyncio.Queue[tuple[AbstractIncomingMessage, asyncio.Event]] = asyncio.Queue()
@@ -35,7 +39,10 @@ class Consumer:
             yield
         finally:
             keeping.cancel()
-            await asyncio.wait({keeping})
+            try:
+                await asyncio.wait({keeping})
+            finally:
+                await self._upkeep.end()
 
     async def take(self) -> Work:
         """Wait for the next message; one whose channel is lost is passed over, for it comes again on another."""

@@ -184,7 +184,7 @@ class SqlStore(SqlReconciliation):
         return _page(entries, limit, "ledger", lambda entry: str(entry.item_version))
 
     async def reservation(self, id: str) -> Reservation | None:
-        """Two statements; lines never change after the reservation is made, but for what is fulfilled."""
+        """With its lines, in one statement."""
         async with self.database.reading() as connection:
             found = await read_reservations(self.database, connection, [id])
         return found[0] if found else None

@@ -6,7 +6,6 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from sqlalchemy import Table, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -303,23 +302,26 @@ def warehouse_of(row: Any) -> Warehouse:
 
 
 async def read_reservations(database: Database, connection: AsyncConnection, ids: Collection[str]) -> list[Reservation]:
-    """Return reservations with their lines; product, warehouse and SKU of a line are its item's."""
+    """Return reservations with their lines; product, warehouse and SKU of a line are its item's.
+
+    One statement, so that a reservation and its lines agree.
+    """
     if not ids:
         return []
     table, line, item = tables.reservation, tables.reservation_line, tables.inventory_item
-    heads = await connection.execute(select(table).where(database.among(table.c.id, ids)))
-    found = {row.id: Reservation(**row._asdict(), lines=()) for row in heads}
-    lines = await connection.execute(
+    rows = await connection.execute(
         select(
-            *(line.c.reservation_id, line.c.inventory_item_id, item.c.product_id, item.c.warehouse_id),
-            *(item.c.sku, line.c.quantity, line.c.fulfilled_quantity, line.c.released_quantity),
+            *(*table.c, line.c.inventory_item_id, item.c.product_id, item.c.warehouse_id, item.c.sku),
+            *(line.c.quantity, line.c.fulfilled_quantity, line.c.released_quantity),
         )
-        .join_from(line, item, item.c.id == line.c.inventory_item_id)
-        .where(database.among(line.c.reservation_id, ids))
-        .order_by(line.c.reservation_id, line.c.line)
+        .join_from(table, line, line.c.reservation_id == table.c.id)
+        .join(item, item.c.id == line.c.inventory_item_id)
+        .where(database.among(table.c.id, ids))
+        .order_by(table.c.id, line.c.line)
     )
-    by_reservation: dict[str, list[ReservationLine]] = {}
-    for row in lines:
-        fields = row._asdict()
-        by_reservation.setdefault(fields.pop("reservation_id"), []).append(ReservationLine(**fields))
-    return [replace(found[id], lines=tuple(by_reservation.get(id, ()))) for id in found]
+    names, width = table.c.keys(), len(table.c)
+    found: dict[str, tuple[Row, list[ReservationLine]]] = {}
+    for row in rows:
+        _, lines = found.setdefault(row[0], (row[:width], []))
+        lines.append(ReservationLine(**dict(zip(ReservationLine.__struct_fields__, row[width:], strict=True))))
+    return [Reservation(**dict(zip(names, head, strict=True)), lines=tuple(lines)) for head, lines in found.values()]
