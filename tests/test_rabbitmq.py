@@ -1,22 +1,28 @@
 """What is special to RabbitMQ: it can be away, silent, full, or have something else where our queues should be."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import count
 
 import aio_pika
 import psutil
 import pytest
+from aiormq.abc import ChannelFrame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 from private_server import free_port
 from services import RabbitMQ
 
-from adapters import rabbitmq as adapter
+from adapters.rabbitmq import broker as adapter
 from adapters.rabbitmq.broker import open_broker
 from core.errors import Conflict, Unavailable, ValidationFailed
 from core.events import DEAD_LETTERS, EVENTS_EXCHANGE, PRODUCT_EXCHANGE, PRODUCT_QUEUE
-from ports.broker import Broker, Message, Receipt
+from ports.broker import Broker, Delivery, Message, Receipt, Verdict
 
 pytestmark = pytest.mark.services
 
@@ -356,3 +362,206 @@ async def test_an_alarm_is_named_and_nothing_overtakes(node: RabbitMQ) -> None:
                 arrived.append(await anext(tap))
 
     assert [*early[: len(arrived) - 1], last] == arrived
+
+
+# What it gives to consumers
+
+
+def done(deliveries: list[Delivery]) -> Callable[[Delivery], Awaitable[Verdict]]:
+    """A handler that puts what it is given into the list."""
+
+    async def handle(delivery: Delivery) -> Verdict:
+        deliveries.append(delivery)
+        return Verdict.DONE
+
+    return handle
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when the condition holds."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_crash_costs_consumers_nothing(node: RabbitMQ) -> None:
+    """Kill -9 in the middle of 300 messages: all are handled, no handler is cancelled, and never too many run."""
+    begun: list[str] = []
+    ended: set[str] = set()
+    running = most = cancelled = redelivered = 0
+
+    async def work(delivery: Delivery) -> Verdict:
+        nonlocal running, most, cancelled, redelivered
+        begun.append(delivery.message.id)
+        running += 1
+        most = max(most, running)
+        redelivered += delivery.redelivered
+        try:
+            await asyncio.sleep(0.2)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        finally:
+            running -= 1
+        ended.add(delivery.message.id)
+        return Verdict.DONE
+
+    sent = [product_event() for _ in range(300)]
+    async with open_broker(node.url) as broker:
+        await broker.declare()
+        await purge(node.url)
+        assert [Receipt.CONFIRMED] * 300 == await broker.publish(sent)
+        async with broker.consume(PRODUCT_QUEUE, work, prefetch=32):
+            await until(lambda: len(ended) >= 100)
+            await asyncio.to_thread(node.kill)
+            assert len(ended) < 200
+            await asyncio.to_thread(node.start)
+            await until(lambda: len(ended) == 300)
+        assert 0 == await waiting(node.url)
+
+    assert {each.id for each in sent} == ended == set(begun)
+    assert (32, 0, 0) == (most, running, cancelled)
+    assert len(begun) - 300 == redelivered > 0
+
+
+async def purge(url: str) -> None:
+    """Forget what waits in the product queue."""
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        await (await channel.get_queue(PRODUCT_QUEUE)).purge()
+
+
+async def test_a_missing_queue_is_named_and_waited_for(amqp_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A queue may come after its consumer, and go and come again; while it is missing the log says once what to do."""
+    caplog.set_level("WARNING", "adapters.rabbitmq.consumer")
+    deliveries: list[Delivery] = []
+    event = message(PRODUCT_QUEUE, exchange="")  # AMQP's own exchange has every queue under its name
+
+    def told() -> int:
+        return caplog.text.count(f"no queue {PRODUCT_QUEUE}; run `inventory migrate`")
+
+    async with (
+        await aio_pika.connect(amqp_url) as connection,
+        connection.channel() as channel,
+        open_broker(amqp_url) as broker,
+        broker.consume(PRODUCT_QUEUE, done(deliveries)),
+    ):
+        for time_around in (1, 2):
+            await until(lambda times=time_around: told() == times)
+            await asyncio.sleep(1)  # in which it tries again
+            await channel.declare_queue(PRODUCT_QUEUE, durable=True)
+            assert [Receipt.CONFIRMED] == await broker.publish([event])
+            await until(lambda number=time_around: len(deliveries) == number)
+            assert time_around == told()
+            await channel.queue_delete(PRODUCT_QUEUE)
+
+
+DYING_CONSUMER = """
+import asyncio, sys
+from adapters.rabbitmq.broker import open_broker
+from core.events import PRODUCT_QUEUE
+
+async def handle(delivery):
+    print(delivery.message.id, flush=True)
+    await asyncio.sleep(3600)
+
+async def main():
+    async with open_broker(sys.argv[1]) as broker, broker.consume(PRODUCT_QUEUE, handle):
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_dead_process_had_comes_to_another(broker: Broker, shared_url: str) -> None:
+    """A message whose consumer is killed before its handler has ended is given to the next consumer as redelivered."""
+    await purge(shared_url)
+    event = product_event()
+    await broker.publish([event])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DYING_CONSUMER, shared_url, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            assert event.id == (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+    deliveries: list[Delivery] = []
+    async with broker.consume(PRODUCT_QUEUE, done(deliveries)):
+        await until(lambda: deliveries)
+
+    assert [(event.id, True)] == [(each.message.id, each.redelivered) for each in deliveries]
+
+
+NO_TIME = datetime(2026, 11, 23, tzinfo=UTC)
+ILLEGIBLE = {
+    "text": (b"caller-7", b"\xff\xfe-----7"),
+    "header": (b"traceparent", b"\xff\xfe---------"),
+    "time": (int(NO_TIME.timestamp()).to_bytes(8, "big"), b"\xff" * 8),
+}
+
+
+@pytest.mark.parametrize("part", ILLEGIBLE)
+async def test_properties_that_cannot_be_read_stop_nobody(broker: Broker, shared_url: str, part: str) -> None:
+    """A message with bytes where text should be, or a time without end, comes without properties and can be buried."""
+    await purge(shared_url)
+    body = f"illegible {part}".encode()
+    properties = Basic.Properties(
+        message_id="event-0", correlation_id="caller-7", headers={"traceparent": "00"}, timestamp=NO_TIME
+    )
+    async with await aio_pika.connect(shared_url) as connection, connection.channel() as channel:
+        underlay = await channel.get_underlay_channel()
+        publish = Basic.Publish(exchange=PRODUCT_EXCHANGE, routing_key=product_event().routing_key)
+        header = ContentHeader(properties=properties, body_size=len(body))
+        frames = ChannelFrame.marshall(underlay.number, [publish, header, ContentBody(body)])
+        assert frames.payload.count(ILLEGIBLE[part][0]) == 1
+        payload = frames.payload.replace(*ILLEGIBLE[part])
+        await underlay.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+        await channel.declare_queue(PRODUCT_QUEUE, passive=True)  # answered when the message has been taken
+    after = product_event()
+    await broker.publish([after])
+    deliveries: list[Delivery] = []
+    letters: list[Delivery] = []
+
+    async def handle(delivery: Delivery) -> Verdict:
+        deliveries.append(delivery)
+        return Verdict.DONE if delivery.message.id else Verdict.DEAD
+
+    async with broker.consume(PRODUCT_QUEUE, handle), broker.consume(DEAD_LETTERS, done(letters)):
+        await until(lambda: len(deliveries) == 2 and body in [each.message.body for each in letters])
+
+    illegible = Message(id="", exchange=PRODUCT_EXCHANGE, routing_key=after.routing_key, body=body)
+    assert [illegible, after] == [each.message for each in deliveries]
+
+
+async def test_an_alarm_stops_no_consumer(node: RabbitMQ) -> None:
+    """During a memory alarm, which stops who publishes, messages are handled as ever and do not come again."""
+    deliveries: list[Delivery] = []
+    async with open_broker(node.url) as broker:
+        await broker.declare()
+        await purge(node.url)
+        await broker.publish([product_event() for _ in range(100)])
+        async with alarm(node):
+            assert [Receipt.FAILED] == await broker.publish([product_event()])
+            async with broker.consume(PRODUCT_QUEUE, done(deliveries)):
+                await until(lambda: len(deliveries) == 100)
+            assert 0 == await waiting(node.url)
+
+
+async def test_a_silent_broker_keeps_no_consumer(node: RabbitMQ) -> None:
+    """A consumer of a node that has fallen silent is left within seconds, and leaves no task behind."""
+    before = asyncio.all_tasks()
+    deliveries: list[Delivery] = []
+    async with AsyncExitStack() as opened:
+        broker = await opened.enter_async_context(open_broker(node.url))
+        await broker.declare()
+        await broker.publish([product_event()])
+        await opened.enter_async_context(broker.consume(PRODUCT_QUEUE, done(deliveries)))
+        await until(lambda: deliveries)
+        with frozen(node):
+            with within(6):
+                await opened.aclose()
+            await asyncio.sleep(0.1)
+
+            assert set() == asyncio.all_tasks() - before

@@ -382,7 +382,7 @@ async def test_what_failed_comes_again_after_a_pause(
     times = []
 
     async def fail_once(delivery: Delivery) -> Verdict:
-        if delivery.message == failing:
+        if delivery.message.id == failing.id:
             times.append(time.monotonic())
             if not delivery.redelivered:
                 raise failure
