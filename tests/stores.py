@@ -42,8 +42,9 @@ async def migrated(url: str) -> AsyncIterator[Store]:
 async def empty(url: str) -> None:
     """Empty every table of a PostgreSQL database; ten times faster than a new database."""
     connection = await asyncpg.connect(url)
-    names = ", ".join(tables.metadata.tables)
-    await connection.execute(f"TRUNCATE {names} RESTART IDENTITY")
+    await connection.execute(
+        "; ".join(f"DELETE FROM {table.name}" for table in reversed(tables.metadata.sorted_tables))
+    )
     await connection.close()
 
 

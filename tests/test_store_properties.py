@@ -49,9 +49,9 @@ from core.writer import Writer
 from ports.store import Wanted
 
 T = TypeVar("T")
-STEPS = {"sqlite": 4_00, "postgresql": 2_000}
+STEPS = {"sqlite": 4_000, "postgresql": 2_000}
 """How many operations each database must have been asked for, at least."""
-_PER_RUN = 45
+_PER_RUN = 60
 
 
 class Market(Shop):
@@ -121,12 +121,12 @@ class Market(Shop):
         self.crowd = len(quantities)
         super().stock_up(quantities)
 
-    @rule(size=st.integers(1, 8), as_one_request=st.booleans())
+    @rule(size=st.sampled_from([2, 8, 14, 20]), as_one_request=st.booleans())
     def crowd_in(self, size: int, as_one_request: bool) -> None:
         """From now on so many operations come at once: as requests of their own, or as one."""
         self.crowd, self.as_one_request = size, as_one_request
 
-    @rule(milliseconds=st.integers(0, 12))
+    @rule(milliseconds=st.sampled_from([0, 1, 2, 3, 5, 8, 13]))
     def crash(self, milliseconds: int) -> None:
         """The next ones meet writers that will be gone in a moment."""
         self.dies_after = milliseconds / 1000
@@ -362,10 +362,11 @@ def profile(runs: int) -> settings:
     )
 
 
+@pytest.mark.timeout(400)  # thousands of real commits, on whatever disk there is
 def test_random_operations_keep_the_store_right(machine: type[Market], request: pytest.FixtureRequest) -> None:
     """Whatever comes at once, whoever dies or stands in the way, the database tells one story."""
     wanted = STEPS[request.node.callspec.params["machine"]]
-    run_state_machine_as_test(machine, settings=profile(wanted // 30))
+    run_state_machine_as_test(machine, settings=profile(wanted // 48))
 
     print(machine.seen)
     assert machine.seen["steps"] >= wanted

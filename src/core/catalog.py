@@ -86,7 +86,7 @@ def _renamed(before: Catalog, after: Catalog) -> dict[str, Variant]:
 
 
 def _status(catalog: Catalog) -> Callable[[str], Status]:
-    """Return how a SKU's items stand by the catalog; those no event asked for were made by hand and go with the product."""
+    """Return how a SKU's items stand by the catalog; those no event asked for follow the product."""
     asked: dict[str, bool] = {}
     for variant in catalog.variants.values():
         if variant.created is not None:
@@ -203,7 +203,7 @@ def _item(book: Book, variant: Variant, warehouse_id: str, operation: ApplyProdu
 
 
 def _set_status(book: Book, items: list[Item], before: Catalog, after: Catalog, cause: Cause) -> None:
-    """Activate and deactivate what the catalog says otherwise of than before; until then an operator's choice stands."""
+    """Follow the catalog where it says otherwise than before; until then an operator's choice stands."""
     posting = Posting(book, cause, None)
     posting.reason = "Product deleted" if after.is_deleted else "Product created"
     was, now = _status(before), _status(after)

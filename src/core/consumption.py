@@ -16,6 +16,7 @@ import msgspec
 from core.catalog import ACTOR
 from core.errors import InventoryError, OutcomeUnknown, Unavailable, ValidationFailed
 from core.events import PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
+from core.fields import Word
 from core.operations import ApplyProductEvent, EventOutcome, EventPolicy, Request
 from core.writer import Writer
 from ports.broker import Broker, Delivery, Message, Verdict
@@ -56,55 +57,78 @@ class ProductEvents:
         try:
             event = decode(message)
         except ValidationFailed as error:
-            return await self._park(message, error, attempts=1)
+            return await self._park(_letter(message, error, attempts=1))
         attempts = 0
         while True:
             attempts += 1
             try:
-                return await self._apply(message, event, attempts)
+                return await self._apply(message, event)
             except (Unavailable, OutcomeUnknown) as error:
                 # Its eventId makes a second try harmless, also after a commit that was lost sight of.
                 if attempts == 1:
                     _log.warning("Product event %s has to wait: %s", event.event_id, error.detail)
-                if attempts >= _TRIES and await self._parked(message, error, attempts):
+                # An outage of the store itself fills no dead letters: there is nowhere to park.
+                if attempts >= _TRIES and await self._parked(_letter(message, error, attempts=attempts)):
                     return Verdict.DONE
-            await asyncio.sleep(random.uniform(0.1, min(_PAUSE_SECONDS_MAX, 0.2 * 2**attempts)))
+            except InventoryError as error:
+                return await self._park(_letter(message, error, attempts=attempts))
+            await _pause(attempts)
 
-    async def _apply(self, message: Message, event: ProductEvent, attempts: int) -> Verdict:
+    async def _apply(self, message: Message, event: ProductEvent) -> Verdict:
         request = Request(
             operations=(ApplyProductEvent(event=event, policy=self._policy),),
             actor=ACTOR,
-            correlation_id=event.metadata.correlation_id or message.correlation_id or event.event_id,
+            correlation_id=_correlation_id(message, event),
             size=len(message.body),
         )
         (outcome,) = await self._writer.submit(request)
         if isinstance(outcome, InventoryError):
-            return await self._park(message, outcome, attempts=attempts)
+            raise outcome
         if isinstance(outcome, EventOutcome) and outcome.reason is not None:
             _log.warning("Product event %s made no items: %s", event.event_id, outcome.reason)
         return Verdict.DONE
 
-    async def _parked(self, message: Message, error: InventoryError, attempts: int) -> bool:
-        """Park, if the store is there to park in: an outage of the store itself fills no dead letters."""
+    async def _park(self, letter: DeadLetter) -> Verdict:
+        """Park, however long it takes for the store to be there."""
+        tries = 0
+        while not await self._parked(letter):
+            tries += 1
+            await _pause(tries)
+        return Verdict.DONE
+
+    async def _parked(self, letter: DeadLetter) -> bool:
+        """Park, if the store is there to park in."""
         try:
-            await self._park(message, error, attempts=attempts)
-        except Unavailable:
+            await self._store.park(letter)
+        except (Unavailable, OutcomeUnknown):
             return False
+        _log.error("Message %s is parked in the dead letters: %s", letter.message.id, letter.detail)
         return True
 
-    async def _park(self, message: Message, error: InventoryError, *, attempts: int) -> Verdict:
-        _log.error("Message %s is parked in the dead letters: %s", message.id, error.detail)
-        await self._store.park(
-            DeadLetter(
-                fingerprint=message.id or sha256(message.body).hexdigest(),
-                message=message,
-                code=error.code,
-                detail=error.detail,
-                stack="".join(traceback.format_exception(error)),
-                attempts=attempts,
-            )
-        )
-        return Verdict.DONE
+
+async def _pause(tries: int) -> None:
+    """Wait before the next try, longer each time, and not all at once."""
+    await asyncio.sleep(random.uniform(0.1, min(_PAUSE_SECONDS_MAX, 0.2 * 2 ** min(tries, 10))))
+
+
+def _letter(message: Message, error: InventoryError, *, attempts: int) -> DeadLetter:
+    return DeadLetter(
+        # Whoever sends two different messages under one id must not lose the second.
+        fingerprint=sha256(message.id.encode() + b"\n" + message.body).hexdigest(),
+        message=message,
+        code=error.code,
+        detail=error.detail,
+        stack="".join(traceback.format_exception(error)),
+        attempts=attempts,
+    )
+
+
+def _correlation_id(message: Message, event: ProductEvent) -> str:
+    """Return the event's own, else the message's where that can be put on record, else the eventId."""
+    try:
+        return event.metadata.correlation_id or msgspec.convert(message.correlation_id, type=Word)
+    except msgspec.ValidationError:
+        return event.event_id
 
 
 def decode(message: Message) -> ProductEvent:

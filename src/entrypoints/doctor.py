@@ -6,7 +6,6 @@ hangs: the store and the broker are tried side by side, and what has not answere
 
 import asyncio
 import os
-import re
 import shutil
 import sys
 import time
@@ -14,7 +13,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
 import msgspec
@@ -28,6 +26,7 @@ from adapters.telemetry import configure_logging, mask
 from adapters.tokens import KeyRing, Verifier, mint, split_secrets
 from core.errors import InventoryError, Unavailable
 from entrypoints.config import Config, SettingError, check_processes, with_secret
+from entrypoints.trouble import explain, sqlite_file, where
 from ports.broker import Broker, Message
 from ports.store import BACKLOG_MAX, Backlog, Store
 
@@ -56,23 +55,6 @@ class Finding(Struct, frozen=True):
     verdict: Literal["ok", "warning", "problem"]
     detail: str
     remedy: str = ""
-
-
-_REASONS = (
-    (r"\b28P01\b|ACCESS_REFUSED", "refuses the user or the password", "Correct user and password in {}."),
-    (r"\b28000\b", "does not let this user in", "Correct the user in {}, or let it in on the server."),
-    (r"\b3D000\b", "has no database of that name", "Create it, or correct the name at the end of {}."),
-    (r"virtual host", "has no such virtual host for this user", "Create it, or correct the end of {}."),
-    (r"\b42501\b", "does not give this user the rights it needs", "Make the user of {} the owner of the tables."),
-    (r"\b53300\b", "has no connection left", "Allow more on the server, or stop what holds them."),
-    (r"\b57P0\d\b", "is starting or stopping", "Try again when it has started."),
-    (r"memory or disk alarm", "takes nothing while its memory or disk alarm lasts", "Give it memory or disk space."),
-    (r"gaierror|Errno -\d", "is not found: nobody knows that host name", "Correct the host in {}."),
-    (r"SSL", "does not agree on TLS", "Correct how {} asks for TLS."),
-    (r"ConnectionRefused|Errno (111|61)\b", "refuses connections", "Start it, or correct host and port in {}."),
-    (r"TimeoutError|no answer", "does not answer in time", "See that it runs and can be reached, or correct {}."),
-)
-"""What an error's type, SQLSTATE or text tells, and what to do then; ``{}`` is the setting. The first that fits."""
 
 
 def run(config: Config, *, as_json: bool) -> NoReturn:
@@ -184,15 +166,9 @@ def _refused(check: str, error: InventoryError) -> Finding:
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
-def _file(url: str) -> Path | None:
-    """Return the file of a SQLite database that outlives the process."""
-    path = url.partition(":///")[2].partition("?")[0]
-    return Path(path) if url.startswith("sqlite") and path not in ("", ":memory:") else None
-
-
 def _place(config: Config) -> Iterator[Finding]:
     """Look at where a SQLite database is, or would be."""
-    if (file := _file(config.store)) is None:
+    if (file := sqlite_file(config.store)) is None:
         return
     folder = next(each for each in file.absolute().parents if os.access(each, os.F_OK))
     there = os.access(file, os.F_OK)
@@ -211,10 +187,10 @@ def _place(config: Config) -> Iterator[Finding]:
 async def _store(config: Config, store: Store) -> AsyncIterator[Finding]:
     async with asyncio.timeout(REACH_SECONDS):
         await store.ping()
-    yield Finding("store", "ok", f"{_where(config.store)} answers.")
+    yield Finding("store", "ok", f"{where(config.store)} answers.")
     before = time.time()
     condition = await store.condition()
-    if _file(config.store) is None:
+    if sqlite_file(config.store) is None:
         yield _clock(condition.now.timestamp() - (before + time.time()) / 2)
     if condition.read_only:
         yield Finding("writes", "problem", "The store is read-only.", "Name one in INVENTORY_STORE that takes writes.")
@@ -265,7 +241,7 @@ async def _broker(config: Config, broker: Broker) -> AsyncIterator[Finding]:
         with suppress(Unavailable):
             await broker.publish([Message(id="doctor", exchange="", routing_key="inventory.doctor", body=b"{}")])
         await _answered(broker)
-    yield Finding("broker", "ok", f"{_where(config.broker)} answers.")
+    yield Finding("broker", "ok", f"{where(config.broker)} answers.")
 
 
 def _in_memory(config: Config) -> Finding:
@@ -286,7 +262,7 @@ async def _answered(broker: Broker) -> None:
                 raise
 
 
-# -- what goes wrong on the way ----------------------------------------------------------------------------------------
+# -- both -------------------------------------------------------------------------------------------------------------
 
 
 async def _collected(port: str, url: str, checks: AsyncIterator[Finding]) -> list[Finding]:
@@ -298,29 +274,10 @@ async def _collected(port: str, url: str, checks: AsyncIterator[Finding]) -> lis
             async for finding in checks:
                 found[finding.check] = finding
         except Exception as error:  # whatever it is, it is what was asked for
-            found[port] = _broken(port, url, error)
+            found[port] = Finding(port, "problem", *explain(port, url, error))
 
     # Not cancelled, because a driver may take its time with that as well.
     _, late = await asyncio.wait({asyncio.create_task(collect())}, timeout=TRY_SECONDS)
     if late:
-        found[port] = _broken(port, url, TimeoutError())
+        found[port] = Finding(port, "problem", *explain(port, url, TimeoutError()))
     return list(found.values())
-
-
-def _broken(port: str, url: str, error: BaseException) -> Finding:
-    causes = [error]
-    while cause := causes[-1].__cause__:
-        causes.append(cause)
-    signs = " ".join(f"{type(each).__name__} {getattr(each, 'sqlstate', '')} {each}" for each in causes)
-    said = next(iter(str(causes[-1]).splitlines()), "") or type(causes[-1]).__name__
-    unknown = ("", f"cannot be used: {said.rstrip('.')}", "Put that right, or correct {}.")
-    _, wrong, remedy = next((reason for reason in _REASONS if re.search(reason[0], signs)), unknown)
-    setting = f"INVENTORY_{port.upper()}"
-    return Finding(port, "problem", f"The {port} at {_where(url)} {wrong}.", remedy.format(setting))
-
-
-def _where(url: str) -> str:
-    """Return the URL without what may be secret. It is masked before it is taken apart: a password may hold an @."""
-    if file := _file(url):
-        return str(file)
-    return mask(url).partition("://")[2].rpartition("@")[2].partition("?")[0].rstrip("/")

@@ -468,10 +468,9 @@ async def test_leaving_takes_no_more(empty: Broker) -> None:
     async with empty.consume(PRODUCT_QUEUE, recorder, prefetch=1):
         await recorder.given(1)
     async with empty.consume(PRODUCT_QUEUE, other, prefetch=1):
-        await other.given(9)
+        assert [(id, False) for id in ids(sent[1:])] == await other.given(9)
 
     assert [sent[0].id] == ids(each.message for each in recorder.deliveries)
-    assert Counter(ids(sent[1:])) == Counter(ids(each.message for each in other.deliveries))
 
 
 async def test_leaving_cancels_a_handler_that_does_not_end(empty: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What every store promises (``ports/store.py``), asked of each adapter by its URL."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
 
 @dataclass
 class Place:
-    """A database with two stores open on it, which are one where the adapter has no second connection to offer.
+    """A database with two stores open on it, as two processes would have.
 
     ``rows`` says that two transactions may be open at once, on different products; ``bell`` that one store hears what
     the other announces.
@@ -63,8 +64,8 @@ class Place:
 
     store: Store
     other: Store
-    rows: bool = False
-    bell: bool = False
+    rows: bool
+    bell: bool
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +74,15 @@ def database(postgres: Postgres) -> str:
     return postgres.create_database()
 
 
-@pytest.fixture(params=["sqlite-file", "sqlite-temporary", POSTGRESQL])
+@pytest.fixture(params=["sqlite", POSTGRESQL])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """An empty database of each kind."""
-    if request.param == "sqlite-temporary":
-        async with migrated("sqlite://") as store:
-            yield Place(store, store, bell=True)
-        return
-    rows = request.param == "postgresql"
-    url = request.getfixturevalue("database") if rows else f"sqlite:///{tmp_path}/inventory.db"
+    server = request.param == "postgresql"
+    url = request.getfixturevalue("database") if server else f"sqlite:///{tmp_path}/inventory.db"
     async with migrated(url) as store, connect("store", url) as other:
-        if rows:
+        if server:
             await empty(url)
-        yield Place(store, other, rows=rows, bell=rows)
+        yield Place(store, other, rows=server, bell=server)
 
 
 @pytest.fixture
@@ -412,25 +409,14 @@ async def test_a_product_and_its_items_are_of_one_moment(place: Place) -> None:
     """While stock is moved about, the totals read are always the sum of the items read with them."""
     item = await stocked(place.store, 50)
     twin = await stocked(place.store, 50, warehouse="wh_2")
-    moving = True
 
-    async def move() -> None:
-        for number in range(30):
-            await carry_out(place.store, Ship(inventory_item_id=(item, twin)[number % 2].id, quantity=1))
+    async def look() -> ProductStock:
+        return (await place.other.products(["prod_1"]))["prod_1"]
 
-    async def look() -> list[ProductStock]:
-        seen = []
-        while moving:
-            seen.append((await place.other.products(["prod_1"]))["prod_1"])
-        return seen
-
-    looking = asyncio.create_task(look())
-    await move()
-    moving = False
-
-    seen = await looking
-    assert len({stock.product.revision for stock in seen}) > 5
-    assert all(stock.product.total_on_hand == sum(item.on_hand for item in stock.items) for stock in seen)
+    for moved in (item, twin) * 10:
+        ship = carry_out(place.store, Ship(inventory_item_id=moved.id, quantity=1))
+        _, *seen = await asyncio.gather(ship, look(), look())
+        assert all(stock.product.total_on_hand == sum(item.on_hand for item in stock.items) for stock in seen)
 
 
 async def test_what_does_not_exist_is_none(store: Store) -> None:
@@ -538,25 +524,21 @@ async def test_balances_are_those_of_the_instant(store: Store) -> None:
 async def test_a_reservation_and_its_lines_are_of_one_moment(place: Place) -> None:
     """Whoever reads a reservation while it is released sees it held with its units or released without."""
     item = await stocked(place.store, 100)
-    holds = [await hold(place.store, item) for _ in range(30)]
-    seen: list[Reservation] = []
-    releasing = True
 
-    async def look() -> None:
-        while releasing:
-            page = await place.other.reservations(ReservationFilter(), cursor=None, limit=100)
-            seen.extend(page.rows)
-
-    looking = asyncio.create_task(look())
-    for held in holds:
+    async def release(held: Reservation) -> None:
         async with batch(place.store, "prod_1", reservation_ids={held.id}) as (transaction, book):
             decide(book, Release(reservation_id=held.id), CAUSE)
             assert await transaction.save(book, [])
-    releasing = False
-    await looking
 
-    assert {reservation.status for reservation in seen} == {"HELD", "RELEASED"}
-    assert all((reservation.status == "HELD") == bool(only(reservation.lines).held) for reservation in seen)
+    async def look(held: Reservation) -> None:
+        for _ in range(5):
+            seen = await place.other.reservation(held.id)
+            assert seen is not None
+            assert (seen.status == "HELD") == bool(only(seen.lines).held)
+
+    for _ in range(20):
+        held = await hold(place.store, item)
+        await asyncio.gather(release(held), look(held), look(held))
 
 
 async def test_a_cursor_of_another_list_is_refused(store: Store) -> None:
@@ -874,6 +856,17 @@ async def test_callers_who_leave_leave_the_store_usable(place: Place) -> None:
     assert len((await place.store.ledger(item.id, cursor=None, limit=1000)).rows) == now.item.version
 
 
+async def test_sqlite_without_a_path_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two openings of ``sqlite://`` share nothing, and when they are closed nothing is left of either."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with migrated("sqlite://") as one, migrated("sqlite://") as another:
+        await stocked(one, 10)
+        assert await another.products(["prod_1"]) == {}
+        assert len(names_in(tmp_path)) == 2
+
+    assert names_in(tmp_path) == []
+
+
 async def test_a_store_that_is_away_is_unavailable(tmp_path: Path) -> None:
     """Opening asks nothing of the database; using it says Unavailable, in words and soon."""
     (tmp_path / "folder").mkdir()
@@ -926,3 +919,8 @@ async def publish_all(store: Store) -> int:
     assert await store.mark_published(lease, rows)
     await store.release(lease)
     return len(rows)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return what a folder holds."""
+    return [path.name for path in folder.iterdir()]

@@ -5,6 +5,7 @@ index of owner and number: what is committed of it never changes, and, the produ
 no number is seen before the one below it.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -175,19 +176,21 @@ def _key(place: tuple[str, int]) -> Any:
     return tuple_(literal(place[0], Text), literal(place[1], BigInteger))
 
 
-def _chained(part: Part, rows: ColumnElement[bool], *names: str) -> CTE:
+def _chained(part: Part, rows: ColumnElement[bool], *names: str, beside: Collection[str] = ()) -> CTE:
     """Select these columns of the rows, and as ``before_…`` what the row before, of the same owner, has in them."""
     table, owner, number = _CHAINS[part]
     before = [
         func.lag(table.c[name]).over(partition_by=table.c[owner], order_by=table.c[number]).label(f"before_{name}")
         for name in names
     ]
-    return select(table, *before).where(rows).cte()
+    columns = dict.fromkeys((owner, number, "product_id", *names, *beside))
+    return select(*(table.c[name] for name in columns), *before).where(rows).cte()
 
 
 def _ledger(rows: ColumnElement[bool], begin: tuple[str, int]) -> CompoundSelect[Any]:
     """A version is one more than the version before, and its balances are those before and what it changed."""
-    chain = _chained("ledger", rows, "item_version", "on_hand_after", "reserved_after")
+    names, changes = ("item_version", "on_hand_after", "reserved_after"), ("on_hand_change", "reserved_change")
+    chain = _chained("ledger", rows, *names, beside=changes)
     row, item = chain.c, chain.c.inventory_item_id
     follows = func.coalesce(row.before_item_version, 0) + 1
     version: _Pairs = {"version": (follows, row.item_version)}
