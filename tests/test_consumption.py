@@ -392,7 +392,7 @@ async def test_a_failure_nobody_expected_is_not_swallowed(store: Store, failure:
 @pytest.mark.usefixtures("impatient")
 async def test_an_outage_of_the_store_fills_no_dead_letters(store: Store) -> None:
     """While there is nowhere to park it is tried on, and applied when the store is back."""
-    away = AbsentStore(times=100)
+    away = AbsentStore(times=100)  # type: ignore[abstract]
     writer = MoodyWriter(store, *[Unavailable("The database is away.")] * 9)
     await writer.start()
     try:
@@ -406,7 +406,7 @@ async def test_an_outage_of_the_store_fills_no_dead_letters(store: Store) -> Non
 @pytest.mark.usefixtures("impatient")
 async def test_parking_is_tried_until_the_store_is_back(store: Store) -> None:
     """What can never be applied keeps its own cause, however long it had to wait for a place."""
-    away = AbsentStore(times=8)
+    away = AbsentStore(times=8)  # type: ignore[abstract]
     events = ProductEvents(away, MemoryBroker(), MoodyWriter(store), POLICY)
     await handled(events, sent(b"garbage"))
 
@@ -423,7 +423,7 @@ async def test_an_outage_may_last(monkeypatch: pytest.MonkeyPatch) -> None:
         pauses.append(seconds)
 
     monkeypatch.setattr("core.consumption.asyncio.sleep", note)
-    away = AbsentStore(times=2_000)
+    away = AbsentStore(times=2_000)  # type: ignore[abstract]
     await handled(ProductEvents(away, MemoryBroker(), Writer(away), POLICY), sent(b"garbage"))
 
     assert (1, 2_000) == (len(away.letters), len(pauses))

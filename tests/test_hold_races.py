@@ -21,7 +21,7 @@ from stores import at_work, batch, hold, migrated, only, stocked, submit
 
 from core.expiry import Sweeper
 from core.operations import Receive
-from core.rules import expire_due
+from core.reservations import expire_due
 from core.stock import Item, Reservation
 from core.writer import Writer
 from ports.store import Store

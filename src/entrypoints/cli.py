@@ -108,6 +108,19 @@ def consumer(config: "Config") -> None:
 
 
 @inventory.command()
+@with_settings("store", "data_dir", "log_level")
+def reconciler(config: "Config") -> None:
+    """Look every INVENTORY_RECONCILE_MINUTES whether the records agree; of several, one does."""
+    _stoppable()
+    from entrypoints.config import check_processes
+
+    check_processes(config, "reconciler")
+    from entrypoints.reconciler import run
+
+    run(config)
+
+
+@inventory.command()
 @with_settings("store", "broker", "data_dir")
 def migrate(config: "Config") -> None:
     """Bring the store's tables up to date and declare the broker's exchanges and queues. Doing it twice is harmless."""
@@ -173,6 +186,44 @@ def token(config: "Config", roles: Sequence[str], subject: str, lifetime: int | 
             lifetime=lifetime or config.auth_lifetime_max,
         )
     )
+
+
+@inventory.group()
+def reconcile() -> None:
+    """Compare ledger, balances, reservations, totals and events, and look at what was found."""
+
+
+@reconcile.command("run")
+@click.option("--quick", is_flag=True, help="How things stand, without their history; resolves no findings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "data_dir")
+def reconcile_run(config: "Config", *, quick: bool, as_json: bool) -> None:
+    """Compare everything now, while stock is being sold. Exit code 0: all agrees; 1: something does not."""
+    from entrypoints.reconcile import run
+
+    sys.exit(run(config, deep=not quick, as_json=as_json))
+
+
+@reconcile.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "data_dir")
+def reconcile_list(config: "Config", *, limit: int, as_json: bool) -> None:
+    """List the last runs, newest first."""
+    from entrypoints.reconcile import list_runs
+
+    list_runs(config, limit=limit, as_json=as_json)
+
+
+@reconcile.command("show")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "data_dir")
+def reconcile_show(config: "Config", run: str | None, *, as_json: bool) -> None:
+    """Show a run and what it saw; without RUN, the last one and everything that stands now."""
+    from entrypoints.reconcile import show
+
+    show(config, run, as_json=as_json)
 
 
 @inventory.group()

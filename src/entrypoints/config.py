@@ -68,6 +68,9 @@ class Config(Struct, frozen=True, kw_only=True):
         tuple[str, ...], _choice("Events that wait until a queue takes them", *_EVENT_TYPES)
     ] = ()
     events_days: Annotated[int, _number("How long published events are kept, in days", 1, 3_650)] = 30
+    reconcile_minutes: Annotated[int, _number("How often records are compared, in minutes; 0 for never", 0, 10_080)] = (
+        15
+    )
     auto_create_on_product_creation: Annotated[
         bool, Meta(description="Make items for new products", extra={"allowed": "true or false"})
     ] = True
@@ -168,13 +171,13 @@ def check_processes(config: Config, command: str) -> None:
     Raises:
         SettingError: ``command`` would run beside others, or as several, with something kept in memory.
     """
-    if command in ("api", "consumer"):
+    if command in ("api", "consumer", "reconciler"):
         several, instead = f"`inventory {command}` is one process of several", "run `inventory serve`"
     elif config.workers > 1:
         several, instead = f"INVENTORY_WORKERS={config.workers} means several processes", "run one worker"
     else:
         return
-    if config.broker.startswith("memory:"):
+    if config.broker.startswith("memory:") and command != "reconciler":
         raise SettingError(
             f"{several}, and a memory:// broker lives in one: set INVENTORY_BROKER to amqp://…, or {instead}."
         )

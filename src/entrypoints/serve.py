@@ -26,6 +26,7 @@ from entrypoints import process
 from entrypoints.api.app import create_app
 from entrypoints.config import Config, SettingError
 from entrypoints.consumer import relaying, start_writing
+from entrypoints.reconciler import reconciling
 from entrypoints.wiring import make_container
 from entrypoints.workers import keep_workers, stop_with_parent
 from ports.store import Store
@@ -46,7 +47,7 @@ def run(
     prepare: Callable[[AsyncContainer, AsyncExitStack], Awaitable[None]] | None = None,
     opened: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve HTTP until told to stop; any ``command`` but ``api`` migrates, relays events and keeps house besides.
+    """Serve HTTP until told to stop; any ``command`` but ``api`` migrates, relays events and reconciles besides.
 
     Neither the store nor the broker needs to be there: what has to be prepared is tried until it works, and readiness
     tells.
@@ -83,6 +84,7 @@ def run(
                 await prepare(container, ends)
             if command != "api":
                 await ends.enter_async_context(relaying(container, prepares=True))
+                await ends.enter_async_context(reconciling(container))
             server = HttpServer(create_app(container), listener)
             await asyncio.gather(
                 server.serve_until(stop, lambda: _opened(url, opened)), keep_workers(config, listener, stop)

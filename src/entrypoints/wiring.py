@@ -17,6 +17,7 @@ from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
 from core.inventory import Inventory
 from core.operations import EventPolicy
+from core.reconciliation import Reconciliation
 from core.sourcing import STRATEGIES
 from core.writer import Writer
 from entrypoints.config import Config
@@ -106,6 +107,11 @@ class UseCases(Provider):
         return Housekeeper(
             store, owner=self._owner, answers_hours=config.idempotency_hours, events_days=config.events_days
         )
+
+    @provide
+    def reconciliation(self, store: Store) -> Reconciliation:
+        """Make what looks whether the records agree."""
+        return Reconciliation(store, minutes=self._config.reconcile_minutes)
 
     @provide
     def verifier(self) -> Verifier:

@@ -11,7 +11,7 @@ from core.errors import AlreadyExists, Busy, InventoryError, SkuConflict, Unavai
 
 _AWAY = "The database cannot be reached right now; nothing was done. Try again shortly."
 _LOCK_NOT_AVAILABLE = "55P03"
-_INFRASTRUCTURE = ("08", "25006", "40", "53", "57", "58")
+_INFRASTRUCTURE = ("08", "25006", "28", "3D", "40", "42501", "53", "57", "58")
 """SQLSTATE prefixes that speak of the database's condition, never of the data."""
 _SKU_TAKEN = (SkuConflict, "The SKU is in use in that warehouse by now; read its items and decide again.")
 _WAREHOUSE_TAKEN = (AlreadyExists, "There is a warehouse of that id by now; choose another id.")

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from adapters.sql.database import Row
 from adapters.sql.faults import faults
 from adapters.sql.tables import stock_transaction
-from core.errors import InventoryError, OutcomeUnknown, Unavailable
+from core.errors import InventoryError, OutcomeUnknown, Unavailable, ValidationFailed
 from ports.store import Condition
 
 _CHANNEL = "inventory_outbox"
@@ -49,13 +49,15 @@ class PostgresDatabase:
 
     def __init__(self, url: URL) -> None:
         query = dict(url.query)
-        pool = int(str(query.pop("pool", "10")))
+        pool = str(query.pop("pool", "10"))
+        if not pool.isdecimal() or not 1 <= int(pool) <= 1000:
+            raise ValidationFailed(f"The store URL's pool is {pool}; give a number of connections, 1 to 1000.")
         if "sslmode" in query:
             query["ssl"] = query.pop("sslmode")
         self._url = url.set(drivername="postgresql+asyncpg", query=query)
         self._engine = create_async_engine(
             self._url,
-            pool_size=pool,
+            pool_size=int(pool),
             max_overflow=0,
             pool_timeout=3,
             pool_recycle=1800,

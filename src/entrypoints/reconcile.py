@@ -1,0 +1,182 @@
+"""``inventory reconcile``: look now, with a progress bar where a person is watching, and look at what was found."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+import rich_click as click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from adapters.registry import connect
+from adapters.telemetry import configure_logging
+from core.errors import NotFound, ValidationFailed
+from core.findings import Finding, Part, Run
+from core.reconciliation import Progress as Told
+from core.reconciliation import Reconciliation
+from entrypoints.config import Config
+from ports.store import Store
+
+ACTOR = "inventory-cli"
+_PAGE = 1_000
+_SHOWN_MAX = 100
+_PARTS: dict[Part, str] = {"stock": "products", "ledger": "ledger rows", "events": "events"}
+T = TypeVar("T")
+
+
+def run(config: Config, *, deep: bool, as_json: bool) -> int:
+    """Reconcile and print what was found; return the exit code.
+
+    Raises:
+        Busy: another reconciliation is going on.
+        Unavailable: the store is away.
+    """
+
+    async def look(store: Store) -> tuple[Run, list[Finding]]:
+        with _progress() as told:
+            reconciliation = Reconciliation(store, minutes=0)
+            run = await reconciliation.run(trigger="manual", actor=ACTOR, deep=deep, progress=told)
+        return run, await _all(store, run)
+
+    run, findings = _with_store(config, look)
+    _print(run, findings, as_json=as_json)
+    return 1 if run.findings else 0
+
+
+def list_runs(config: Config, *, limit: int, as_json: bool) -> None:
+    """Print the last runs, newest first."""
+    runs = _with_store(config, lambda store: store.reconciliations(limit))
+    if as_json:
+        _print_json(runs)
+        return
+    table = Table("run", "started", "by", "looked at", "products", "items", "found", "new", "resolved")
+    for each in runs:
+        found = _counts(each) if each.ended_at else "not finished"
+        scope = "everything" if each.deep else "how things stand"
+        numbers = (each.products, each.items, found, each.raised, each.resolved)
+        table.add_row(each.id, _time(each.started_at), f"{each.actor} ({each.trigger})", scope, *map(str, numbers))
+    _console().print(table)
+
+
+def show(config: Config, run_id: str | None, *, as_json: bool) -> None:
+    """Print a run and what stood while it was on; without an id the last run, and what stands now.
+
+    Raises:
+        NotFound: there is no such run.
+    """
+
+    async def read(store: Store) -> tuple[Run | None, list[Finding]]:
+        if run_id is None:
+            runs = await store.reconciliations(1)
+            return (runs[0] if runs else None), await _all(store, None)
+        if (run := await store.reconciliation(run_id)) is None:
+            raise NotFound(f"There is no reconciliation {run_id}; `inventory reconcile list` names them.")
+        return run, await _all(store, run)
+
+    _print(*_with_store(config, read), as_json=as_json)
+
+
+def _with_store(config: Config, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Do ``work`` on the store. Being told to stop is not having found nothing: that ends with 130, as in a shell."""
+    configure_logging("error")
+
+    async def main() -> T:
+        if (task := asyncio.current_task()) is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        async with connect("store", config.store) as store:
+            if pending := await store.pending_migrations():
+                raise ValidationFailed(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
+            return await work(store)
+
+    try:
+        return asyncio.run(main())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo("inventory: broken off", err=True)
+        sys.exit(130)
+
+
+async def _all(store: Store, run: Run | None) -> list[Finding]:
+    found = page = await store.findings(run, limit=_PAGE)
+    while len(page) == _PAGE:
+        page = await store.findings(run, after=found[-1], limit=_PAGE)
+        found = found + page
+    return found
+
+
+# -- what is told while it runs --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress() -> Iterator[Told]:
+    """Yield what takes the progress: a bar for each part on a terminal, else a line for each; on standard error."""
+    if not sys.stderr.isatty():
+        yield _tell_plainly
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[Part, Any] = {}
+
+        def tell(part: Part, looked_at: int, about: int) -> None:
+            if part not in tasks:
+                tasks[part] = bars.add_task(f"Looking at {_PARTS[part]}", total=about)
+            bars.update(tasks[part], completed=looked_at, total=about)
+
+        yield tell
+
+
+def _tell_plainly(part: Part, looked_at: int, about: int) -> None:
+    if looked_at == about:
+        click.echo(f"looked at {looked_at} {_PARTS[part]}", err=True)
+
+
+# -- what is printed in the end --------------------------------------------------------------------------------------
+
+
+def _print(run: Run | None, findings: Sequence[Finding], *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"run": run, "findings": findings})
+        return
+    console = _console()
+    if findings:
+        table = Table("kind", "product", "item", "expected", "found", "first seen", "last seen", "resolved")
+        for each in findings[:_SHOWN_MAX]:
+            seen = (each.first_seen_at, each.last_seen_at, each.resolved_at)
+            values = (_values(each.expected), _values(each.found))
+            table.add_row(each.kind, each.product_id, each.inventory_item_id, *values, *map(_time, seen))
+        console.print(table)
+    if len(findings) > _SHOWN_MAX:
+        console.print(f"… and {len(findings) - _SHOWN_MAX} more; --json has them all.")
+    console.print("Nothing has been reconciled yet." if run is None else _sentence(run), soft_wrap=True)
+
+
+def _sentence(run: Run) -> str:
+    if run.ended_at is None:
+        return f"{run.id} began {_time(run.started_at)} and has not ended: it is going on or was broken off."
+    took = (run.ended_at - run.started_at).total_seconds()
+    looked = f"{run.id} looked at {run.products} products and {run.items} items in {took:.1f} s"
+    return f"{looked} and found: {_counts(run)}. {run.raised} new, {run.resolved} resolved."
+
+
+def _counts(run: Run) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(run.findings.items())) or "nothing"
+
+
+def _values(values: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "nothing"
+
+
+def _time(value: Any) -> str:
+    return value.strftime("%Y-%m-%d %H:%M:%S") if value else ""
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)

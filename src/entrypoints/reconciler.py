@@ -1,0 +1,54 @@
+"""``inventory reconciler``: looks by itself, every so often, whether the records agree. It needs the store alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from dishka import AsyncContainer
+
+from core.errors import Conflict
+from core.reconciliation import Reconciliation
+from entrypoints import process
+from entrypoints.config import Config, SettingError
+from entrypoints.wiring import make_container
+from ports.store import Store
+
+
+def run(config: Config) -> None:
+    """Reconcile until told to stop. The store does not need to be there.
+
+    Raises:
+        SettingError: the interval is 0, so that there would be nothing to do.
+    """
+    if not config.reconcile_minutes:
+        raise SettingError("INVENTORY_RECONCILE_MINUTES is 0, which is never; set it to run a reconciler.")
+    process.announce(config, "reconciler")
+    container = make_container(config)
+
+    async def main(stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as ends:
+            ends.push_async_callback(process.in_time, container.close)
+            await ends.enter_async_context(reconciling(container))
+            process.ready()
+            await stop.wait()
+
+    process.run(main)
+
+
+@asynccontextmanager
+async def reconciling(container: AsyncContainer) -> AsyncIterator[None]:
+    """Reconcile every interval while the block runs, as soon as the store is there and fit for it."""
+    store, reconciliation = await container.get(Store), await container.get(Reconciliation)
+
+    async def check() -> None:
+        if pending := await store.pending_migrations():
+            raise Conflict(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
+
+    async def start() -> None:
+        await process.until_done(check, "reconciling")
+        await reconciliation.start()
+
+    async with AsyncExitStack() as ends:
+        ends.push_async_callback(process.in_time, reconciliation.stop)
+        await ends.enter_async_context(process.background(start()))
+        yield
