@@ -69,14 +69,14 @@ async def _race(urls: list[str], *items: Item) -> dict[str, dict[str, httpx2.Res
     headers, limits = {"authorization": f"Bearer {token()}"}, httpx2.Limits(max_connections=100)
     async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=30, trust_env=False) as client:
         lines = [{"inventoryItemId": item.id, "quantity": UNITS} for item in items]
-        body = {"lines": lines, "expiresInSeconds": 2}
+        body = {"lines": lines, "expiresInSeconds": 3}
         asked = [client.post(f"{urls[number % 2]}/reservations", json=body) for number in range(HOLDS)]
         holds = [answer.json()["data"] for answer in await asyncio.gather(*asked)]
         last = max(datetime.fromisoformat(held["expiresAt"]) for held in holds)
 
         async def step(number: int, name: str) -> httpx2.Response:
             # Some come well before the end, some in its moment, some just after it, in any order.
-            early = (HOLDS - number) * 0.012 - dice.uniform(0.0, 0.1)
+            early = (HOLDS - number) * 0.05 - dice.uniform(0.0, 0.1)
             await asyncio.sleep((last - datetime.now(UTC)).total_seconds() - early)
             return await client.post(f"{dice.choice(urls)}/reservations/{holds[number]['id']}/{name}")
 

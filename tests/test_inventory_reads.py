@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from datetime import UTC, datetime
 
 import pytest
 from stores import carry_out, hold, migrated, stocked
 
 from core.errors import NotFound, Unavailable
+from core.events import ProductEvent, ProductPayload
 from core.inventory import Inventory
 from core.operations import (
+    ApplyProductEvent,
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    EventPolicy,
     ProductPatch,
     Receive,
     SetPolicy,
@@ -20,6 +24,8 @@ from core.operations import (
 )
 from core.stock import Availability, LeadTime, ProductInventory, Warehouse, WarehouseInventory
 from ports.store import ProductStock, Store
+
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -105,15 +111,22 @@ async def test_low_and_out_are_judged_by_the_product_s_threshold(
 
 
 async def test_a_known_product_without_items_is_out_of_stock(store: Store, inventory: Inventory) -> None:
-    """Zeros for a product that is known, NotFound for one that is not (rule R27)."""
-    await store.add_products(["empty"])
+    """Zeros for a product we were told of, NotFound for one that was only asked for (rule R27)."""
+    payload = ProductPayload(product_id="empty", sku="S", name="Nothing yet")
+    created = ProductEvent(
+        event_id="e1", event_type="ProductCreated", event_version="1.0.0", timestamp=PAST, payload=payload
+    )
+    operation = ApplyProductEvent(event=created, policy=EventPolicy(auto_create=False))
+    await carry_out(store, operation, product="empty")
+    await store.add_products(["refused"])
 
     answer = await inventory.by_product("empty")
 
     assert (answer.total_quantity_available, answer.warehouse_inventory) == (0, ())
     assert answer.is_out_of_stock
-    with pytest.raises(NotFound, match="nobody"):
-        await inventory.by_product("nobody")
+    for unknown in ("nobody", "refused"):
+        with pytest.raises(NotFound, match=unknown):
+            await inventory.by_product(unknown)
 
 
 async def test_questions_asked_together_share_a_read(store: Store) -> None:

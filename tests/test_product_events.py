@@ -44,6 +44,15 @@ def event(kind: str, number: int, copy: int = 0) -> Message:
     )
 
 
+def shuffled() -> list[Message]:
+    """Return two copies of every product's creation in any order."""
+    told = [event("Created", number, copy) for number in range(PRODUCTS) for copy in range(2)]
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    random.Random(seed).shuffle(told)
+    return told
+
+
 async def publish(broker: Broker, *messages: Message) -> None:
     """Publish messages, all of which must find a queue."""
     assert {Receipt.CONFIRMED} == set(await broker.publish(messages))
@@ -82,15 +91,32 @@ async def heard_of(store: str) -> int:
     return int(row["events"])
 
 
+async def check_all_was_done_once(store: str) -> None:
+    """Fail unless every product has one item in each warehouse, and every event its one row in the inbox."""
+    items, inbox, letters = await select(
+        store,
+        "SELECT sku, warehouse_id, product_id, name, status, version FROM inventory_item",
+        "SELECT event_id, verdict FROM inbox",
+        "SELECT * FROM dead_letter",
+    )
+    assert sorted(tuple(row.values()) for row in items) == sorted(
+        (f"SKU-{number}", place, f"prod_{number}", f"Product {number}", "ACTIVE", 1)
+        for number in range(PRODUCTS)
+        for place in ("wh_1", "wh_2")
+    )
+    assert {(f"evt-Created-{number}", "APPLIED") for number in range(PRODUCTS)} == {
+        tuple(row.values()) for row in inbox
+    }
+    assert [] == letters
+    (await books(store)).check()
+    assert 0 == await deadlocks(store)
+
+
 async def test_killing_a_consumer_loses_and_doubles_nothing(postgres_url: str, amqp_url: str) -> None:
     """1,000 products are created, each told twice, in any order, to two consumers, one of which dies on the way."""
     async with migrated(postgres_url) as store:
         await carry_out(store, *(CreateWarehouse(id=id, name=id) for id in ("wh_1", "wh_2")))
     migrate(postgres_url, amqp_url)
-    told = [event("Created", number, copy) for number in range(PRODUCTS) for copy in range(2)]
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    random.Random(seed).shuffle(told)
     settings = {"store": postgres_url, "broker": amqp_url, "default_warehouses": "wh_1,wh_2"}
 
     async with connect("broker", amqp_url) as broker, looking(amqp_url) as queues:
@@ -106,7 +132,7 @@ async def test_killing_a_consumer_loses_and_doubles_nothing(postgres_url: str, a
 
         with Fleet([Service("consumer", **settings) for _ in range(2)]) as fleet:
             await until(both_consume)
-            publishing = asyncio.create_task(publish(broker, *told))
+            publishing = asyncio.create_task(publish(broker, *shuffled()))
             await until(some_are_done)
             fleet.members[0].kill()
             assert await heard_of(postgres_url) < PRODUCTS
@@ -115,23 +141,27 @@ async def test_killing_a_consumer_loses_and_doubles_nothing(postgres_url: str, a
         # What somebody had in hand is in the queue again, now that nobody is there.
         assert [(0, 0), (0, 0)] == [await queues.look(name) for name in (PRODUCT_QUEUE, DEAD_LETTERS)]
 
-    items, inbox, letters = await select(
-        postgres_url,
-        "SELECT sku, warehouse_id, product_id, name, status, version FROM inventory_item",
-        "SELECT event_id, verdict FROM inbox",
-        "SELECT * FROM dead_letter",
+    await check_all_was_done_once(postgres_url)
+
+
+def check_it_ran_out(end: Any, stock: Any, item_id: str) -> None:
+    """Fail unless the event tells of the product's end, and by-product shows nothing left."""
+    assert ("OutOfStock", item_id, "prod_1", "corr-1", 0) == (
+        end["eventType"],
+        end["aggregateId"],
+        end["payload"]["productId"],
+        end["metadata"]["correlationId"],
+        end["payload"]["totalQuantityAvailable"],
     )
-    assert sorted(tuple(row.values()) for row in items) == sorted(
-        (f"SKU-{number}", place, f"prod_{number}", f"Product {number}", "ACTIVE", 1)
-        for number in range(PRODUCTS)
-        for place in ("wh_1", "wh_2")
+    assert (0, 0, False, True) == (
+        stock["totalQuantityAvailable"],
+        stock["totalQuantityReserved"],
+        stock["isLowStock"],
+        stock["isOutOfStock"],
     )
-    assert {(f"evt-Created-{number}", "APPLIED") for number in range(PRODUCTS)} == {
-        tuple(row.values()) for row in inbox
-    }
-    assert [] == letters
-    (await books(postgres_url)).check()
-    assert 0 == await deadlocks(postgres_url)
+    assert [(item_id, 0)] == [
+        (line["inventoryItemId"], line["quantityAvailable"]) for line in stock["warehouseInventory"]
+    ]
 
 
 async def test_a_product_comes_and_goes(postgres_url: str, amqp_url: str) -> None:
@@ -163,22 +193,7 @@ async def test_a_product_comes_and_goes(postgres_url: str, amqp_url: str) -> Non
                     end = msgspec.json.decode((await anext(ends)).body)
             stock = client.get("/inventory-items/by-product/prod_1").json()["data"]
 
-    assert ("OutOfStock", item["id"], "prod_1", "corr-1", 0) == (
-        end["eventType"],
-        end["aggregateId"],
-        end["payload"]["productId"],
-        end["metadata"]["correlationId"],
-        end["payload"]["totalQuantityAvailable"],
-    )
-    assert (0, 0, False, True) == (
-        stock["totalQuantityAvailable"],
-        stock["totalQuantityReserved"],
-        stock["isLowStock"],
-        stock["isOutOfStock"],
-    )
-    assert [(item["id"], 0)] == [
-        (line["inventoryItemId"], line["quantityAvailable"]) for line in stock["warehouseInventory"]
-    ]
+    check_it_ran_out(end, stock, item["id"])
     (row,) = await select(postgres_url, "SELECT on_hand, available, status FROM inventory_item")
     assert [{"on_hand": 25, "available": 0, "status": "INACTIVE"}] == row
     (await books(postgres_url)).check()

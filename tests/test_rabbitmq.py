@@ -385,8 +385,12 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_a_crash_costs_consumers_nothing(node: RabbitMQ) -> None:
-    """Kill -9 in the middle of 300 messages: all are handled, no handler is cancelled, and never too many run."""
+    """Kill -9 in the middle of 300 messages: all are handled, no handler is cancelled, and never too many run.
+
+    A consumer that had nothing to do then is found again as well.
+    """
     begun: list[str] = []
+    letters: list[Delivery] = []
     ended: set[str] = set()
     running = most = cancelled = redelivered = 0
 
@@ -411,12 +415,18 @@ async def test_a_crash_costs_consumers_nothing(node: RabbitMQ) -> None:
         await broker.declare()
         await purge(node.url)
         assert [Receipt.CONFIRMED] * 300 == await broker.publish(sent)
-        async with broker.consume(PRODUCT_QUEUE, work, prefetch=32):
+        async with (
+            broker.consume(PRODUCT_QUEUE, work, prefetch=32),
+            broker.consume(DEAD_LETTERS, done(letters)),
+        ):
             await until(lambda: len(ended) >= 100)
             await asyncio.to_thread(node.kill)
             assert len(ended) < 300
             await asyncio.to_thread(node.start)
             await until(lambda: len(ended) == 300)
+            letter = message(exchange=DEAD_LETTERS)
+            await eventually(Receipt.CONFIRMED, lambda: broker.publish([letter]))
+            await until(lambda: letter.id in [each.message.id for each in letters])
         assert 0 == await waiting(node.url)
 
     assert {each.id for each in sent} == ended == set(begun)

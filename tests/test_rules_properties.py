@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 from factories import NOW, ProductFactory, WarehouseFactory
@@ -67,10 +67,12 @@ from core.stock import Item, Product, Reservation, ReservationLine, StockTransac
 
 # Explaining a failure takes longer than finding it and says little about a sequence of steps.
 PHASES = [phase for phase in Phase if phase is not Phase.explain]
-settings.register_profile("rules", max_examples=200, stateful_step_count=40, deadline=None, phases=PHASES)
+settings.register_profile("rules", max_examples=380, stateful_step_count=40, deadline=None, phases=PHASES)
 settings.register_profile("rules-ci", settings.get_profile("rules"), derandomize=True, database=None)
 PROFILE = settings.get_profile("rules-ci" if os.environ.get("CI") else "rules")
 
+STEPS = 14_000
+"""How many operations must have been compared with the oracle, at least; ``test_store_properties`` adds its own."""
 PRODUCTS = ("prod_1", "prod_2", "prod_3")
 WAREHOUSES = ("wh_1", "wh_2", "wh_3", "wh_4")
 SKUS = ("A", "B", "C")
@@ -212,6 +214,8 @@ def edge_told(event: Mapping[str, Any]) -> tuple[Any, ...]:
 
 class Shop(RuleBasedStateMachine):
     """Three products in four warehouses, one operation after another."""
+
+    steps: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -467,6 +471,7 @@ class Shop(RuleBasedStateMachine):
 
     def attempt(self, operation: Operation | None, act: Callable[[], Result | None]) -> None:
         """Do something to the book and compare it with what was there before."""
+        Shop.steps += 1
         book = self.book
         before, stock = picture_of(book), stock_of(book)
         rows, told = len(book.ledger), len(book.outbox)
@@ -659,4 +664,8 @@ class Shop(RuleBasedStateMachine):
 
 def test_random_operations_keep_the_books_right() -> None:
     """After any operations in any order balances, ledger, totals, reservations and events agree."""
+    Shop.steps = 0
     run_state_machine_as_test(Shop, settings=PROFILE)
+
+    print(f"{Shop.steps} steps")
+    assert Shop.steps >= STEPS

@@ -6,6 +6,7 @@ every process that writes: two that sweep the same hold meet at its products' lo
 
 import asyncio
 import logging
+import time
 
 from core.book import SYSTEM
 from core.errors import InventoryError
@@ -15,6 +16,7 @@ from ports.store import Store
 
 _EVERY_SECONDS = 0.5
 _LIMIT = 200
+_LATER_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -25,6 +27,7 @@ class Sweeper:
         self._store = store
         self._writer = writer
         self._task: asyncio.Task[None] | None = None
+        self._later: dict[str, float] = {}
 
     async def start(self) -> None:
         """Start sweeping."""
@@ -42,14 +45,20 @@ class Sweeper:
         Raises:
             Unavailable: the store is away.
         """
-        due = await self._store.due(_LIMIT)
+        now = time.monotonic()
+        self._later = {id: until for id, until in self._later.items() if until > now}
+        due = await self._store.due(_LIMIT, skip=self._later.keys())
         # Each a request of its own: one locked product must not keep the others waiting.
         requests = (Request(operations=(Expire(reservation_id=id),), actor=SYSTEM) for id in due)
         outcomes = await asyncio.gather(*(self._writer.submit(request) for request in requests), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, InventoryError):
-                raise outcome
-        return len(due)
+        failed = {id: outcome for id, outcome in zip(due, outcomes, strict=True) if isinstance(outcome, BaseException)}
+        self._later |= dict.fromkeys(failed, now + _LATER_SECONDS)
+        for error in failed.values():
+            _log.warning("%d of %d due holds have to wait: %s", len(failed), len(due), error)
+            if not isinstance(error, InventoryError):
+                raise error
+            break
+        return len(due) - len(failed)
 
     async def _loop(self) -> None:
         while True:

@@ -6,6 +6,8 @@ import logging
 from core.errors import Unavailable
 from ports.store import Store
 
+INBOX_DAYS = 90
+"""How long a product event is known again; older than any message that could still be delivered."""
 _EVERY_SECONDS = 60.0
 _LIMIT = 1000
 _log = logging.getLogger(__name__)
@@ -42,7 +44,10 @@ class Housekeeper:
         dropped = 0
         while await self._store.acquire("housekeeping", self._owner, seconds=_EVERY_SECONDS * 2):
             went = await self._store.purge(
-                answers_hours=self._answers_hours, events_days=self._events_days, limit=_LIMIT
+                answers_hours=self._answers_hours,
+                events_days=self._events_days,
+                inbox_days=INBOX_DAYS,
+                limit=_LIMIT,
             )
             dropped += went
             if went < _LIMIT:
@@ -54,7 +59,7 @@ class Housekeeper:
             await asyncio.sleep(_EVERY_SECONDS)
             try:
                 await self.sweep()
-            except Unavailable:
-                continue
+            except Unavailable as error:
+                _log.warning("Housekeeping has to wait: %s", error.detail)
             except Exception:
                 _log.exception("Housekeeping failed and goes on")

@@ -39,7 +39,7 @@ class Inventory:
             Unavailable: the store is away.
         """
         stock, warehouses = await self._product(product_id)
-        if stock is None:
+        if stock is None or not stock.product.is_known:
             raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
         names = {warehouse.id: warehouse.name for warehouse in warehouses}
         product = stock.product
@@ -97,9 +97,11 @@ class Inventory:
             Unavailable: the store is away.
         """
         stock = (await self._store.products([product_id])).get(product_id)
-        if stock is None:
+        if stock is None or not stock.product.is_known:
             raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
-        items = await self._store.balances([item.id for item in stock.items], at)
+        balances = await self._store.balances([item.id for item in stock.items], at)
+        # An item whose SKU moved here later was another product's then.
+        items = [balance for balance in balances if balance.product_id == product_id]
         return ProductBalance(
             product_id=product_id,
             as_of=at,

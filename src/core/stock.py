@@ -113,6 +113,11 @@ class Product(Struct, frozen=True, rename="camel", kw_only=True):
     updated_at: datetime
 
     @property
+    def is_known(self) -> bool:
+        """Whether anything was ever said of it: a row alone may be left of a creation that was refused."""
+        return self.revision > 0
+
+    @property
     def is_out_of_stock(self) -> bool:
         """Nothing can be sold anywhere (rule R15)."""
         return self.total_available == 0

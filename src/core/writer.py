@@ -210,7 +210,11 @@ class Writer:
             await self._resolve(transaction, works)
             asked = set().union(*(work.products for work in works))
             locked = await transaction.lock(asked, wait=wait) if asked else set()
-            # Having waited, what is still missing does not exist; the rules will say so.
+            # Having waited, what is still missing does not exist; the rules will say so. Unless it was here before: a
+            # store that was put back to an earlier state has lost rows that are in our memory.
+            if wait and (lost := (asked - locked) & self._products):
+                self._products -= lost
+                raise _Stale
             ready = works if wait else [work for work in works if work.products <= locked]
             missed = [work for work in works if not wait and not work.products <= locked]
             settled = await _Batch(ready, self._sourcing).carry_out(transaction, locked) if ready else None
@@ -221,8 +225,15 @@ class Writer:
             for work, outcomes in settled.results:
                 work.answer(outcomes) if isinstance(outcomes, list) else work.refuse(outcomes)
             if settled.book.outbox:
-                await self._store.announce()
+                await self._announce()
         return missed
+
+    async def _announce(self) -> None:
+        """Ring for the relay. Committed is committed: whatever happens here must not make the batch happen again."""
+        try:
+            await self._store.announce()
+        except Exception:
+            _log.exception("Announcing a commit failed; the relay finds it by polling")
 
     async def _add_products(self, works: Sequence[_Work]) -> None:
         """Give products their row before anybody locks it (rule R1)."""
@@ -322,7 +333,15 @@ def _add_product_event(needs: _Needs, operation: ApplyProductEvent) -> None:
 
 def _rows(operation: Operation) -> int:
     """Estimate the rows an operation writes: balance, ledger and an event or two for every item it touches."""
-    return 4 * len(operation.lines) if isinstance(operation, Reserve) else 4
+    match operation:
+        case Reserve():
+            return 4 * len(operation.lines)
+        case Release() | Fulfil() | Expire():
+            return 20  # its lines are not known yet; most have few
+        case ApplyProductEvent():
+            return 4 * max(len(operation.event.skus), 1) * max(len(operation.policy.warehouse_ids), 1)
+        case _:
+            return 4
 
 
 class _Batch:
@@ -431,6 +450,13 @@ class _Lane:
             while batch := self._take():
                 try:
                     await self._carry_out(batch)
+                except asyncio.CancelledError:
+                    # A library may cancel whoever waits for it; only whoever stops the lane may end it.
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    for work in batch:
+                        work.refuse(OutcomeUnknown("The change was interrupted; ask again with the same key."))
                 except Exception as error:
                     _log.exception("A batch failed unexpectedly")
                     for work in batch:

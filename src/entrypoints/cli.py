@@ -68,7 +68,7 @@ def demo(arguments: Sequence[str]) -> None:
 @inventory.command()
 @with_settings(*_SETTINGS)
 def serve(config: "Config") -> None:
-    """Run everything in one process: HTTP, the outbox relay, and the store prepared first."""
+    """Run everything in one process: HTTP, events out and in, and the store prepared first."""
     _stoppable()
     from entrypoints.config import check_processes, with_secret
 
@@ -97,7 +97,7 @@ def api(config: "Config", inherited_listener: int | None) -> None:
 @inventory.command()
 @with_settings("store", "broker", "data_dir", "log_level")
 def consumer(config: "Config") -> None:
-    """Relay events from the outbox to the broker; no HTTP."""
+    """Relay events to the broker and apply product events; no HTTP."""
     _stoppable()
     from entrypoints.config import check_processes
 

@@ -47,12 +47,17 @@ def stop_with_parent(stop: Callable[[], object]) -> None:
 async def _keep(config: Config, listener: int) -> None:
     environment = {**os.environ, **as_environment(config), "INVENTORY_WORKERS": "1"}
     while True:
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "entrypoints.cli", "api", "--inherited-listener", str(listener)),
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=(listener,),
-            env=environment,
-        )
+        try:
+            worker = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "entrypoints.cli", "api", "--inherited-listener", str(listener)),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(listener,),
+                env=environment,
+            )
+        except OSError as error:
+            _log.error("a worker could not be started and is tried again", reason=str(error))
+            await asyncio.sleep(RESTART_SECONDS)
+            continue
         try:
             code = await worker.wait()
         except asyncio.CancelledError:

@@ -251,8 +251,11 @@ class Store(Protocol):
         """
         ...
 
-    async def due(self, limit: int) -> list[str]:
-        """Return the ids of holds that are over on the database's clock and not marked so, longest over first."""
+    async def due(self, limit: int, *, skip: Collection[str] = ()) -> list[str]:
+        """Return the ids of holds that are over on the database's clock and not marked so, longest over first.
+
+        Those in ``skip`` are left out.
+        """
         ...
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
@@ -353,8 +356,8 @@ class Store(Protocol):
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
 
-    async def purge(self, *, answers_hours: float, events_days: float, limit: int = 1000) -> int:
-        """Delete at most ``limit`` expired answers and as many published events, and return how many rows went."""
+    async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
+        """Delete at most ``limit`` each of old answers, published events and inbox rows; return how many rows went."""
         ...
 
     async def ping(self) -> None:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from adapters.registry import connect
 from core.errors import AlreadyExists, Busy, SkuConflict, Unavailable, ValidationFailed
 from core.operations import (
     Adjust,
+    Confirm,
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    Extend,
     ItemPatch,
     ProductPatch,
     Receive,
@@ -37,9 +39,11 @@ from core.operations import (
 from core.reservations import expire_due
 from core.rules import decide
 from core.stock import Item, LeadTime, Reservation
+from ports.broker import Message
 from ports.store import (
     BACKLOG_MAX,
     Backlog,
+    DeadLetter,
     ItemFilter,
     Lease,
     LedgerFilter,
@@ -288,14 +292,14 @@ async def test_an_answer_whose_key_exists_is_not_saved(store: Store) -> None:
 
 
 async def test_answers_are_found_by_issuer_subject_and_key_together(store: Store) -> None:
-    """Two callers' keys never answer for a third who shares a part with each."""
-    mine = replace(key("k"), subject="me")
-    yours = replace(key("k"), issuer="https://other", subject="you")
-    await carry_out(store, answers=[StoredAnswer(mine, b"mine"), StoredAnswer(yours, b"yours")])
+    """An answer is not told to two callers who share a part of its key with it each."""
+    theirs = StoredAnswer(replace(key("k"), issuer="https://one", subject="two"), b"theirs")
+    await carry_out(store, answers=[theirs])
 
     async with store.transaction() as transaction:
-        crossed = replace(mine, issuer="https://other")
-        assert await transaction.answers([crossed, yours]) == [StoredAnswer(yours, b"yours")]
+        one, two = (replace(key("k"), issuer=f"https://{name}", subject=name) for name in ("one", "two"))
+        assert await transaction.answers([one, two]) == []
+        assert await transaction.answers([one, two, theirs.key]) == [theirs]
         assert await transaction.answers([]) == []
 
 
@@ -815,11 +819,11 @@ async def test_what_is_over_is_purged_and_the_rest_stays(store: Store) -> None:
     await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
     await asyncio.sleep(0.01)
 
-    assert await store.purge(answers_hours=1, events_days=1) == 0
-    assert await store.purge(answers_hours=0, events_days=1, limit=3) == 3
-    assert await store.purge(answers_hours=0, events_days=1) == 2
-    assert await store.purge(answers_hours=0, events_days=0, limit=2) == 2
-    assert await store.purge(answers_hours=0, events_days=0) == published - 2
+    assert await store.purge(answers_hours=1, events_days=1, inbox_days=90) == 0
+    assert await store.purge(answers_hours=0, events_days=1, inbox_days=90, limit=3) == 3
+    assert await store.purge(answers_hours=0, events_days=1, inbox_days=90) == 2
+    assert await store.purge(answers_hours=0, events_days=0, inbox_days=90, limit=2) == 2
+    assert await store.purge(answers_hours=0, events_days=0, inbox_days=90) == published - 2
     assert len(await store.pending(10)) == 1
     async with store.transaction() as transaction:
         assert await transaction.answers([key("k0")]) == []
@@ -906,6 +910,156 @@ async def test_the_condition_tells_the_time(store: Store) -> None:
 
     assert abs(condition.now - datetime.now(UTC)) < timedelta(minutes=1)
     assert not condition.read_only
+
+
+# -- reads, at their edges -------------------------------------------------------------------------------------------
+
+
+async def test_skus_are_compared_to_the_letter(store: Store) -> None:
+    """Case, spaces, quotes and scripts make another SKU; asked for nothing, nothing is found."""
+    skus = ["Widget", "widget", "it's", "100%", "Größe", " Widget"]
+    for number, sku in enumerate(skus):
+        await stocked(store, 1, sku=sku, product=f"prod_{number}")
+
+    async with store.transaction() as transaction:
+        found = await transaction.products_of([*skus, "WIDGET", "it''s", "1000"])
+        assert {sku: products for sku, products in found.items() if products} == {
+            sku: {f"prod_{number}"} for number, sku in enumerate(skus)
+        }
+        assert not await transaction.products_of([])
+
+
+async def test_only_holds_are_due(store: Store) -> None:
+    """What was confirmed, prolonged or given back is not due; a hold of which a part was freed still is."""
+    item = await stocked(store, 10)
+    other = await stocked(store, 10, product="prod_2", sku="OTHER")
+    first = await hold(store, item, expires_in_seconds=1)
+    second = await hold(store, item, expires_in_seconds=1)
+    third = await hold(store, item, expires_in_seconds=1)
+    both = await hold(store, item, other, expires_in_seconds=1)
+    async with batch(store, "prod_1", reservation_ids={first.id, second.id, third.id}) as (transaction, book):
+        decide(book, Confirm(reservation_id=first.id), CAUSE)
+        decide(book, Extend(reservation_id=second.id, expires_in_seconds=60), CAUSE)
+        decide(book, Release(reservation_id=third.id), CAUSE)
+        assert await transaction.save(book, [])
+    await asyncio.sleep(1.05)
+
+    assert await store.due(10) == [both.id]
+    async with batch(store, "prod_1") as (transaction, book):
+        expire_due(book)
+        assert await transaction.save(book, [])
+    assert await store.due(10) == [both.id]
+    partly = await store.reservation(both.id)
+    assert partly is not None
+    assert (partly.status, [line.held for line in partly.lines]) == ("HELD", [0, 1])
+
+
+async def test_filtered_reservations_have_pages_as_well(store: Store) -> None:
+    """A narrowed list goes on where its page ended, stable while holds are made and given back, until there is none."""
+    item = await stocked(store, 100)
+    orders = [await hold(store, item, reference_type="ORDER", reference_number=f"SO-{n % 2}") for n in range(5)]
+    await hold(store, item, reference_type="CART", reference_number="SO-0")
+    wanted = ReservationFilter(reference_type="ORDER", reference_number="SO-0", status="HELD")
+
+    first = await store.reservations(wanted, cursor=None, limit=2)
+    async with batch(store, "prod_1", reservation_ids={orders[0].id}) as (transaction, book):
+        decide(book, Release(reservation_id=orders[0].id), CAUSE)
+        assert await transaction.save(book, [])
+    late = await hold(store, item, reference_type="ORDER", reference_number="SO-0")
+    rest = await store.reservations(wanted, cursor=first.next_cursor, limit=2)
+
+    assert [held.id for held in first.rows] == [orders[0].id, orders[2].id]
+    assert [held.id for held in rest.rows] == [orders[4].id, late.id]
+    assert rest.next_cursor is None
+    for cursor in ("", "x", "ä", (first.next_cursor or "")[:-3]):
+        with pytest.raises(ValidationFailed):
+            await store.reservations(wanted, cursor=cursor, limit=2)
+
+
+async def test_balances_leave_out_what_was_not_on_record_yet(store: Store) -> None:
+    """Of several items each comes from its own first instant on, in whatever time zone that is asked for."""
+    elder = await stocked(store, 5)
+    await asyncio.sleep(0.002)
+    younger = await stocked(store, 7, sku="OTHER")
+    held = await hold(store, elder)
+    ids = [younger.id, elder.id]
+    east, tick = timezone(timedelta(hours=5, minutes=30)), timedelta(microseconds=1)
+
+    async def known(at: datetime) -> dict[str, tuple[int, int, int]]:
+        balances = await store.balances(ids, at.astimezone(east))
+        return {each.inventory_item_id: (each.on_hand, each.reserved, each.version) for each in balances}
+
+    assert await known(datetime(1970, 1, 2, tzinfo=UTC)) == await known(elder.created_at - tick) == {}
+    assert await known(elder.created_at) == await known(younger.created_at - tick) == {elder.id: (5, 0, 1)}
+    assert await known(younger.created_at) == {elder.id: (5, 0, 1), younger.id: (7, 0, 1)}
+    assert await known(held.created_at - tick) == {elder.id: (5, 0, 1), younger.id: (7, 0, 1)}
+    assert await known(held.created_at) == {elder.id: (5, 1, 2), younger.id: (7, 0, 1)}
+    assert await known(datetime(9000, 1, 1, tzinfo=UTC)) == await known(held.created_at)
+
+
+async def test_the_ledger_s_filters_narrow_each_other(store: Store) -> None:
+    """All of them hold together, the first instant counts and the last does not, and another item's rows never come."""
+    item, other = await stocked(store, 5), await stocked(store, 5, sku="OTHER")
+    for place, reference in ((item, "PO"), (other, "PO"), (item, "SO")):
+        receive = Receive(inventory_item_id=place.id, quantity=1, reference_type=reference, reference_number="1")
+        await carry_out(store, receive)
+        await asyncio.sleep(0.002)
+    newest, middle, _ = (await store.ledger(item.id, cursor=None, limit=10)).rows
+    tick, west = timedelta(microseconds=1), timezone(timedelta(hours=-8))
+
+    async def versions(**words: Any) -> list[int]:
+        page = await store.ledger(item.id, filter=LedgerFilter(**words), cursor=None, limit=10)
+        return [row.item_version for row in page.rows]
+
+    assert await versions(type="RECEIPT", reference_type="PO", reference_number="1", actor="clerk") == [2]
+    assert await versions(type="RECEIPT", reference_type="PO", reference_number="2", actor="clerk") == []
+    assert await versions(type="SHIPMENT", reference_type="PO") == []
+    assert await versions(since=newest.recorded_at.astimezone(west)) == [3]
+    assert await versions(since=newest.recorded_at + tick) == []
+    assert await versions(until=middle.recorded_at.astimezone(west)) == [1]
+    assert await versions(until=middle.recorded_at + tick) == [2, 1]
+    assert await versions(since=middle.recorded_at, until=middle.recorded_at) == []
+
+
+# -- messages that failed --------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_message_is_kept_once(place: Place) -> None:
+    """Parked again it has the latest cause and all its attempts, comes first, and is still the same message."""
+    message = Message(
+        id="event-1",
+        exchange="product.events",
+        routing_key="product.productcreated.product",
+        body=bytes(range(256)),
+        type="ProductCreated",
+        correlation_id="corr-1",
+        headers={"x-Grund": "naïve 倉庫"},
+    )
+    letter = DeadLetter(fingerprint="f-1", message=message, code="sku_conflict", detail="a", stack="b", attempts=3)
+    again = replace(letter, code="internal", detail="c", stack="d", attempts=2)
+    await place.store.park(letter)
+    await asyncio.sleep(0.002)
+    await place.store.park(replace(letter, fingerprint="f-2"))
+    assert [kept.fingerprint for kept in await place.store.dead_letters(limit=10)] == ["f-2", "f-1"]
+    await asyncio.sleep(0.002)
+
+    await place.other.park(replace(again, message=replace(message, body=b"another", id="event-9")))
+
+    assert await place.store.dead_letters(limit=1) == [replace(again, attempts=5)]
+    assert await place.store.dead_letters(limit=10) == [replace(again, attempts=5), replace(letter, fingerprint="f-2")]
+
+
+async def test_a_message_parked_by_many_at_once_is_kept_once(place: Place) -> None:
+    """No attempt is lost, and text that no database takes is kept as near as can be."""
+    message = Message(id="\x00", exchange="e", routing_key="r", body=b"\x00\xff")
+    letter = DeadLetter(fingerprint="f\x00", message=message, code="c", detail="a\x00\ud800", stack="", attempts=1)
+
+    await asyncio.gather(*(store.park(letter) for store in (place.store, place.other) * 5))
+
+    (kept,) = await place.store.dead_letters(limit=10)
+    assert kept.attempts == 10
+    assert kept.message.body == message.body
+    assert "\x00" not in kept.detail + kept.fingerprint + kept.message.id
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------

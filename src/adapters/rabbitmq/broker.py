@@ -42,6 +42,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     DEAD_LETTERS: {"x-queue-type": "quorum"},
 }
 
+SHORT_TEXT_BYTES = 255
 TAP_LIMIT = 10_000
 WRITE_BYTES = 32_768
 HEARTBEAT_SECONDS = 10
@@ -294,7 +295,8 @@ def _encode(message: Message, channel: Channel) -> bytes:
     properties = Basic.Properties(
         message_id=message.id,
         message_type=message.type or None,
-        correlation_id=message.correlation_id or None,
+        # AMQP carries 255 bytes; a longer one is in the body all the same.
+        correlation_id=message.correlation_id if 0 < len(message.correlation_id.encode()) <= SHORT_TEXT_BYTES else None,
         timestamp=message.timestamp,
         priority=message.priority,
         headers=dict(message.headers) or None,

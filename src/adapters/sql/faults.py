@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from core.errors import AlreadyExists, Busy, InventoryError, SkuConflict, Unavailable, ValidationFailed
 
 _AWAY = "The database cannot be reached right now; nothing was done. Try again shortly."
-_LOCK_NOT_AVAILABLE = "55P03"
+_NO_TABLE = ("42P01", "42703")
 _INFRASTRUCTURE = ("08", "25006", "28", "3D", "40", "42501", "53", "57", "58")
 """SQLSTATE prefixes that speak of the database's condition, never of the data."""
 _SKU_TAKEN = (SkuConflict, "The SKU is in use in that warehouse by now; read its items and decide again.")
@@ -47,8 +47,12 @@ def faults() -> Iterator[None]:
 
 def _translate(error: DBAPIError) -> InventoryError | None:
     state = str(getattr(error.orig, "sqlstate", None) or "")
-    if state == _LOCK_NOT_AVAILABLE:
+    if state == "57014":
+        return Busy("The database took too long over this; nothing was done. Ask for less, or again.", retry_after=1)
+    if state == "55P03":
         return Busy("This product is being changed by somebody who holds it too long; try again.", retry_after=1)
+    if state in _NO_TABLE or _sqlite_lacks(error):
+        return Unavailable("The database lacks tables of this version; run `inventory migrate`.", retry_after=5)
     if error.connection_invalidated or state.startswith(_INFRASTRUCTURE) or _sqlite_away(error):
         return Unavailable(_AWAY, retry_after=1)
     if state in _UNSTORABLE:
@@ -59,5 +63,13 @@ def _translate(error: DBAPIError) -> InventoryError | None:
 
 def _sqlite_away(error: DBAPIError) -> bool:
     # Locked, full, read-only, I/O: SQLite tells all of them as OperationalError, as it does a missing table.
-    cause = error.orig.__cause__ or error.orig if error.orig else None
-    return isinstance(cause, sqlite3.OperationalError) and "no such" not in str(cause)
+    return isinstance(_sqlite_cause(error), sqlite3.OperationalError)
+
+
+def _sqlite_lacks(error: DBAPIError) -> bool:
+    cause = _sqlite_cause(error)
+    return isinstance(cause, sqlite3.OperationalError) and "no such" in str(cause)
+
+
+def _sqlite_cause(error: DBAPIError) -> BaseException | None:
+    return error.orig.__cause__ or error.orig if error.orig else None

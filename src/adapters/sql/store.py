@@ -199,12 +199,14 @@ class SqlStore(SqlReconciliation):
             found = {each.id: each for each in await read_reservations(self.database, connection, ids)}
         return _page([found[id] for id in ids], limit, "reservation", lambda reservation: reservation.id)
 
-    async def due(self, limit: int) -> list[str]:
+    async def due(self, limit: int, *, skip: Collection[str] = ()) -> list[str]:
         """By the index of what is held."""
         table = tables.reservation.c
         async with self.database.reading() as connection:
             now, _ = await self.database.clock(connection)
             over = select(table.id).where(table.status == "HELD", table.expires_at <= now)
+            if skip:
+                over = over.where(~self.database.among(table.id, skip))
             return list((await connection.execute(over.order_by(table.expires_at).limit(limit))).scalars())
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
@@ -290,14 +292,15 @@ class SqlStore(SqlReconciliation):
         table = tables.outbox
         wanted = and_(_PENDING, ~self.database.among(table.c.product_id, skip)) if skip else _PENDING
         urgent = select(table.c.product_id).where(_PENDING, table.c.critical)
-        first = select(*_OUTBOX).where(wanted, table.c.product_id.in_(urgent)).order_by(*_ORDER).limit(limit)
+        # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
+        first = select(*_OUTBOX).where(wanted, (table.c.product_id + "").in_(urgent)).order_by(table.c.id).limit(limit)
         async with self.database.reading() as connection:
-            rows = list(await connection.execute(first))
+            rows = sorted(await connection.execute(first), key=_in_order)
             if len(rows) < limit:
                 rest = select(*_OUTBOX).where(wanted).order_by(table.c.id).limit(limit)
                 seen = {row.product_id for row in rows}
                 others = [row for row in await connection.execute(rest) if row.product_id not in seen]
-                rows += sorted(others[: limit - len(rows)], key=lambda row: (row.product_id, row.sequence))
+                rows += sorted(others[: limit - len(rows)], key=_in_order)
         return [OutboxRow(*row) for row in rows]
 
     async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
@@ -335,21 +338,27 @@ class SqlStore(SqlReconciliation):
 
     # -- housekeeping ------------------------------------------------------------------------------------------------
 
-    async def purge(self, *, answers_hours: float, events_days: float, limit: int = 1000) -> int:
-        """Small batches, so that nobody waits behind them (rule R4)."""
-        keys, outbox = tables.idempotency_key, tables.outbox
-        async with self.database.writing() as connection:
+    async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
+        """Small batches, each its own transaction, so that nobody waits behind them (rule R4)."""
+        keys, inbox, outbox = tables.idempotency_key.c, tables.inbox.c, tables.outbox.c
+        async with self.database.reading() as connection:
             now, _ = await self.database.clock(connection)
-            old = select(keys.c.issuer, keys.c.subject, keys.c.key).where(
-                keys.c.created_at < now - timedelta(hours=answers_hours)
-            )
-            gone = await connection.execute(delete(keys).where(_scope_in(old.limit(limit))))
-            sent = select(outbox.c.id).where(outbox.c.published_at < now - timedelta(days=events_days))
-            # In the order they went out, so that what is left of a product has no gaps.
-            first = sent.order_by(outbox.c.position).limit(limit)
-            dropped = await connection.execute(delete(outbox).where(outbox.c.id.in_(first)))
-            await connection.commit()
-        return gone.rowcount + dropped.rowcount
+        old = select(keys.issuer, keys.subject, keys.key).where(keys.created_at < now - timedelta(hours=answers_hours))
+        heard = select(inbox.event_id).where(inbox.received_at < now - timedelta(days=inbox_days))
+        # In the order they went out, so that what is left of a product has no gaps; and only the first are looked at.
+        first = select(outbox.id, outbox.published_at).where(outbox.position.is_not(None))
+        first_sent = first.order_by(outbox.position).limit(limit).subquery()
+        sent = select(first_sent.c.id).where(first_sent.c.published_at < now - timedelta(days=events_days))
+        gone = 0
+        for statement in (
+            delete(tables.idempotency_key).where(_scope_in(old.limit(limit))),
+            delete(tables.inbox).where(inbox.event_id.in_(heard.limit(limit))),
+            delete(tables.outbox).where(outbox.id.in_(sent)),
+        ):
+            async with self.database.writing() as connection:
+                gone += (await connection.execute(statement)).rowcount
+                await connection.commit()
+        return gone
 
     async def ping(self) -> None:
         """The cheapest question."""
@@ -370,6 +379,10 @@ class SqlStore(SqlReconciliation):
         """See ``schema``."""
         async with self.database.migrating() as connection:
             return await schema.migrate(connection)
+
+
+def _in_order(row: Any) -> tuple[str, int]:
+    return row.product_id, row.sequence
 
 
 class _Named:

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, select, union_all
+from sqlalchemy import Table, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
@@ -25,6 +25,7 @@ _ITEM_LEVELS = (
     *("sku", "product_id", "name", "on_hand", "reserved", "available", "safety_stock", "shortfall"),
     *("reorder_threshold", "target_stock_level", "status", "metadata", "version", "updated_at"),
 )
+_DUE_MAX = 500
 _LEDGER = StockTransaction.__struct_fields__
 _OUTBOX = (
     *("product_id", "sequence", "event_id", "event_type", "aggregate_id"),
@@ -100,16 +101,21 @@ class SqlTransaction:
         return await self._among(tables.warehouse, wanted.warehouse_ids)
 
     async def _due(self, product_ids: Collection[str], now: datetime) -> set[str]:
-        """Return the holds that are over and still hold something of these products."""
+        """Return the holds that are over and still hold something of these products, the longest over first.
+
+        After a long outage there may be any number; a batch must stay a batch, so the next one takes the rest.
+        """
         if not product_ids:
             return set()
         held, line, item = tables.reservation.c, tables.reservation_line.c, tables.inventory_item.c
-        found = await self._connection.execute(
-            select(held.id)
-            .where(held.status == "HELD", held.expires_at <= now)
+        holds_some = (
+            select(literal(1))
             .where(line.reservation_id == held.id, line.quantity > line.fulfilled_quantity + line.released_quantity)
             .where(item.id == line.inventory_item_id, self._database.among(item.product_id, product_ids))
+            .exists()
         )
+        over = select(held.id).where(held.status == "HELD", held.expires_at <= now, holds_some)
+        found = await self._connection.execute(over.order_by(held.expires_at).limit(_DUE_MAX))
         return set(found.scalars())
 
     async def _items(self, wanted: Wanted, promised: set[str]) -> list[Item]:

@@ -166,7 +166,7 @@ async def get_product(
     if (at := instant(as_of, "asOf")) is not None:
         return ok(await inventory.product_as_of(product_id, at))
     found = await store.products([product_id])
-    if product_id not in found:
+    if product_id not in found or not found[product_id].product.is_known:
         raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
     return ok(found[product_id].product)
 

@@ -114,6 +114,7 @@ class _Stage:
             lifetime=TOKEN_SECONDS,
         )
         file = (self._home / f"{role}.header").resolve()
+        file.unlink(missing_ok=True)  # its mode is that of its making
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as header:
             header.write(f"Authorization: Bearer {token}\n")
         return file
