@@ -21,12 +21,13 @@ from ports.store import Store
 
 
 class CommandedBroker(Broker):
-    """A broker that does what it is told: confirm, refuse from a message on, find no queue, be away, hang, or die."""
+    """A broker that does as told: confirm, refuse from a message on, lose one once, find no queue, be away, hang, die."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []
         self.calls = 0
         self.refuses: set[str] = set()
+        self.loses: set[str] = set()
         self.routeless: set[str] = set()
         self.raises: BaseException | None = None
         self.answers = asyncio.Event()
@@ -41,6 +42,9 @@ class CommandedBroker(Broker):
         for place, message in enumerate(messages):
             if message.id in self.refuses:
                 break
+            if message.id in self.loses:
+                self.loses.remove(message.id)
+                continue
             self.received.append(message)
             receipts[place] = Receipt.UNROUTABLE if message.type in self.routeless else Receipt.CONFIRMED
         await self.answers.wait()
@@ -211,6 +215,25 @@ async def test_a_refused_event_holds_back_its_product_and_nobody_else(store: Sto
         await drained(store)
 
     assert [message.id for message in broker.received] == [row.event_id for row in rows]
+
+
+async def test_what_comes_after_a_lost_event_does_not_count(store: Store, broker: CommandedBroker) -> None:
+    """Confirmed or not, it is sent again behind the lost one: positions follow the sequence."""
+    item = await stocked(store, 100)
+    async with relaying(store, broker):
+        await drained(store)
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=1) for _ in range(4)))
+    rows = await store.pending(100)
+    before = len(broker.received)
+    broker.loses = {rows[1].event_id}
+
+    async with relaying(store, broker):
+        await drained(store)
+
+    first, *rest = [row.event_id for row in rows]
+    assert [message.id for message in broker.received[before:]] == [first, *rest[1:], *rest]
+    marks = await positions(store)
+    assert sorted(marks, key=lambda event: marks[event]) == sorted(marks)
 
 
 async def test_an_event_without_a_queue_counts_as_published(store: Store, broker: CommandedBroker) -> None:
