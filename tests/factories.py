@@ -9,7 +9,7 @@ from polyfactory.factories.msgspec_factory import MsgspecFactory
 
 from core.book import Book
 from core.ids import new_id
-from core.stock import Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
+from core.stock import Catalog, Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -47,6 +47,7 @@ class ProductFactory(MsgspecFactory[Product]):
     status = "ACTIVE"
     sequence = 0
     revision = 0
+    catalog = Catalog()
     updated_at = NOW
 
 

@@ -21,7 +21,7 @@ from ports.store import Store
 
 
 class CommandedBroker(Broker):
-    """A broker that does as told: confirm, refuse from a message on, lose one once, find no queue, be away, hang, die."""
+    """A broker that does as told: confirm, refuse from one on, lose one once, find no queue, be away, hang, die."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []

@@ -6,9 +6,11 @@ After every test the store is read past all of our code and must add up (``audit
 import asyncio
 import random
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
+from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
@@ -247,6 +249,38 @@ async def test_a_hundred_units_are_sold_a_hundred_times(writers: list[Writer], s
     assert Counter(type(only(answer)) for answer in answers) == {Reservation: 100, InsufficientStock: 100}
     (after,) = (await store.products(["prod_1"]))["prod_1"].items
     assert (after.on_hand, after.reserved, after.available) == (100, 100, 0)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_two_processes_take_turns_on_one_file(url: str, writer: Writer, store: Store) -> None:
+    """Neither starves, neither is refused, and what one has committed the other builds upon (rule R8)."""
+    item = await stocked(store, 0)
+    program = f"""
+import asyncio
+from core.operations import Receive, Request
+from core.writer import Writer
+from adapters.registry import connect
+async def main():
+    async with connect("store", {url!r}) as store:
+        writer = Writer(store)
+        await writer.start()
+        print("ready", flush=True)
+        for _ in range(100):
+            await writer.submit(Request(operations=(Receive(inventory_item_id={item.id!r}, quantity=1),), actor="other"))
+        await writer.stop()
+asyncio.run(main())
+"""
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=-1)
+    assert other.stdout is not None
+    assert await other.stdout.readline() == b"ready\n"
+
+    for _ in range(100):
+        await submit(writer, Receive(inventory_item_id=item.id, quantity=1))
+
+    assert await other.wait() == 0
+    assert await on_hand_of(store, item) == 200
+    actors = [row.actor for row in (await store.ledger(item.id, cursor=None, limit=201)).rows]
+    assert sum(before != after for before, after in pairwise(actors)) > 10
 
 
 async def test_transfers_race_reservations(writers: list[Writer], store: Store) -> None:

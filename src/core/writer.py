@@ -393,12 +393,13 @@ class _Batch:
         )
 
     def _touchable(self) -> list[Item]:
-        """Items that an operation or a reservation names; others of the same SKU were only looked at."""
+        """Items that an operation, its SKU or a reservation names; others were only looked at."""
+        skus = set().union(*(work.needs.wanted.skus for work in self._works))
         named = set().union(*(work.needs.wanted.item_ids for work in self._works))
         asked = set().union(*(work.needs.wanted.reservation_ids for work in self._works))
         held = (held for id, held in self.book.reservations.items() if id in asked)
         named |= {line.inventory_item_id for reservation in held for line in reservation.lines}
-        return [item for item in self.book.items.values() if item.id in named]
+        return [item for item in self.book.items.values() if item.id in named or item.sku in skus]
 
     def _outcomes(self, request: Request, stored: dict[_Scope, StoredAnswer]) -> list[Outcome] | InventoryError:
         key = request.key
