@@ -1,7 +1,12 @@
 """Stores for tests: migrated, opened through everybody's door, and filled by the shortest way there is."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import asyncpg
@@ -34,9 +39,25 @@ CAUSE = Cause("clerk", "corr-1")
 @asynccontextmanager
 async def migrated(url: str) -> AsyncIterator[Store]:
     """Open a store and bring its schema up to date."""
+    if url.startswith("sqlite:////"):
+        with suppress(FileExistsError), open(url.removeprefix("sqlite:///"), "xb") as file:
+            file.write(_blank())
     async with connect("store", url) as store:
         await store.migrate()
         yield store
+
+
+@cache
+def _blank() -> bytes:
+    """Return a migrated, empty SQLite database; a copy costs a twentieth of the migrations."""
+
+    async def make(url: str) -> None:
+        async with connect("store", url) as store:
+            await store.migrate()
+
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, make(f"sqlite:///{folder}/blank.db")).result()
+        return Path(folder, "blank.db").read_bytes()
 
 
 async def empty(url: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from stores import carry_out, key, migrated, positions, stocked
@@ -12,9 +13,9 @@ from ports.store import Store, StoredAnswer
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[Store]:
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """A store with 2,500 answers and a few events, half of them published."""
-    async with migrated("sqlite://") as store:
+    async with migrated(f"sqlite:///{tmp_path}/inventory.db") as store:
         item = await stocked(store, 100)
         await carry_out(store, answers=[StoredAnswer(key(f"k{number}"), b"done") for number in range(2500)])
         lease = await store.acquire("relay", "test", seconds=60)

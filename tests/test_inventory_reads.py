@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from stores import carry_out, hold, migrated, stocked
@@ -29,9 +30,9 @@ PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[Store]:
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """An empty store."""
-    async with migrated("sqlite://") as store:
+    async with migrated(f"sqlite:///{tmp_path}/inventory.db") as store:
         yield store
 
 

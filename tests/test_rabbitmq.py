@@ -130,12 +130,22 @@ async def test_a_body_larger_than_a_frame_arrives_whole(broker: Broker) -> None:
 
 
 async def test_what_amqp_cannot_carry_fails_and_what_precedes_it_does_not(broker: Broker) -> None:
-    """A correlation id of 300 characters fails its message and the next; the one before is confirmed."""
+    """A type of 300 characters fails its message and the next; the one before is confirmed."""
     async with broker.listen(EVENTS_EXCHANGE, "a.key"):
-        receipts = await broker.publish([message(), message(correlation_id="x" * 300), message()])
+        receipts = await broker.publish([message(), message(type="x" * 300), message()])
 
         assert [Receipt.CONFIRMED, Receipt.FAILED, Receipt.FAILED] == receipts
         assert [Receipt.CONFIRMED] == await broker.publish([message()])
+
+
+async def test_a_correlation_id_too_long_for_amqp_is_left_out(broker: Broker) -> None:
+    """Of two correlation ids the one of 255 bytes travels, the one of 256 does not, and both messages arrive."""
+    texts = ["é" + "x" * 253, "é" + "x" * 254]
+    async with broker.listen(EVENTS_EXCHANGE, "correlated") as tap:
+        receipts = await broker.publish([message("correlated", correlation_id=text) for text in texts])
+
+        assert [Receipt.CONFIRMED] * 2 == receipts
+        assert [texts[0], ""] == [(await anext(tap)).correlation_id for _ in texts]
 
 
 async def test_a_refused_message_failed(broker: Broker, shared_url: str) -> None:

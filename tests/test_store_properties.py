@@ -375,7 +375,7 @@ def profile(runs: int) -> settings:
 def test_random_operations_keep_the_store_right(machine: type[Market], request: pytest.FixtureRequest) -> None:
     """Whatever comes at once, whoever dies or stands in the way, the database tells one story."""
     wanted = STEPS[request.node.callspec.params["machine"]]
-    run_state_machine_as_test(machine, settings=profile(wanted // 48))
+    run_state_machine_as_test(machine, settings=profile(wanted // 44))
 
     print(machine.seen)
     assert machine.seen["steps"] >= wanted

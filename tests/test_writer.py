@@ -265,8 +265,9 @@ async def main():
         writer = Writer(store)
         await writer.start()
         print("ready", flush=True)
+        receive = Receive(inventory_item_id={item.id!r}, quantity=1)
         for _ in range(100):
-            await writer.submit(Request(operations=(Receive(inventory_item_id={item.id!r}, quantity=1),), actor="other"))
+            await writer.submit(Request(operations=(receive,), actor="other"))
         await writer.stop()
 asyncio.run(main())
 """

@@ -1,0 +1,727 @@
+"""Reconciliation: what disagrees is found, once, and nothing else is, whoever writes meanwhile."""
+
+import asyncio
+import json
+import logging
+import os
+import pty
+import random
+import signal
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+import psutil
+import pytest
+from audit import books, select
+from private_server import LOOPBACK
+from service import COMMAND, environment
+from services import Postgres
+from stores import at_work, empty, hold, migrated, only, stocked, submit
+
+from adapters.registry import connect
+from core import reconciliation
+from core.errors import Busy, InventoryError
+from core.findings import PARTS, Run
+from core.operations import (
+    Activate,
+    Adjust,
+    Confirm,
+    Count,
+    CreateItem,
+    CreateWarehouse,
+    Deactivate,
+    Fulfil,
+    Operation,
+    Receive,
+    Release,
+    Reserve,
+    ReserveLine,
+    Ship,
+    Transfer,
+)
+from core.reconciliation import Reconciliation
+from core.stock import Item, Reservation
+from core.writer import Writer
+from entrypoints import reconciler
+from entrypoints.config import Config, SettingError
+from ports.store import Store
+
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
+OPERATIONS = 12000
+
+
+class Place(NamedTuple):
+    """A store and where it is."""
+
+    url: str
+    store: Store
+
+    async def alter(self, *statements: str) -> None:
+        """Change it behind its back."""
+        await alter(self.url, *statements)
+
+    async def select(self, statement: str) -> list[dict[str, Any]]:
+        """What a statement finds in it."""
+        return (await select(self.url, statement))[0]
+
+
+async def alter(url: str, *statements: str) -> None:
+    """Run statements that no CHECK refuses."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as file:
+            for statement in ("PRAGMA ignore_check_constraints = ON", *statements):
+                file.execute(statement)
+        return
+    server = await asyncpg.connect(url)
+    for statement in statements:
+        await server.execute(statement)
+    await server.close()
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Postgres) -> str:
+    """A database of this module's own."""
+    return postgres.create_database()
+
+
+@pytest.fixture(params=["sqlite", POSTGRESQL])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """An empty store without CHECKs."""
+    server = request.param == "postgresql"
+    url = request.getfixturevalue("database") if server else f"sqlite:///{tmp_path}/inventory.db"
+    async with migrated(url) as store:
+        if server:
+            await empty(url)
+            checks = "SELECT conrelid::regclass, conname FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0"
+            for row in (await select(url, checks))[0]:
+                await alter(url, f"ALTER TABLE {row['conrelid']} DROP CONSTRAINT {row['conname']}")
+        yield Place(url, store)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let one statement read only so much of each part."""
+
+    def read(count: int) -> None:
+        for part in PARTS:
+            monkeypatch.setitem(reconciliation.PAGES, part, count)
+
+    return read
+
+
+async def reconcile(store: Store, *, deep: bool = True, pause: float = 0.0) -> Run:
+    """Reconcile at once."""
+    return await Reconciliation(store, minutes=0, second_look_seconds=pause).run(
+        trigger="manual", actor="tests", deep=deep
+    )
+
+
+async def standing(store: Store) -> list[tuple[str, str]]:
+    """Kind and subject of what stands."""
+    return [(finding.kind, finding.subject) for finding in await store.findings(limit=1_000)]
+
+
+# -- what is found ---------------------------------------------------------------------------------------------------
+
+LAST = 9
+"""The sequence of the last event of a product in these tests."""
+
+
+class Plant(NamedTuple):
+    """Something that is made wrong about a product, and the finding that it is: about its first item, or itself.
+
+    The item has four versions, the last with 13 on hand and 3 of them reserved; another has 7 more.
+    """
+
+    sql: str
+    kind: str | None = None
+    expected: dict[str, int] | None = None
+    found: dict[str, int] | None = None
+
+
+BALANCE = {"quantityOnHand": 13, "quantityAvailable": 10, "version": 4}
+PLANTS = {
+    "a balance": Plant(
+        "UPDATE inventory_item SET on_hand = 14, available = 11 WHERE id = '{item}';"
+        "UPDATE product SET total_on_hand = 21, total_available = 18 WHERE id = '{product}'",
+        *("LEDGER_MISMATCH", BALANCE, {"quantityOnHand": 14, "quantityAvailable": 11, "version": 4}),
+    ),
+    "a version": Plant(
+        "UPDATE inventory_item SET version = 5 WHERE id = '{item}'", "LEDGER_MISMATCH", {"version": 4}, {"version": 5}
+    ),
+    "the last row": Plant(
+        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}' AND item_version = 4",
+        *("LEDGER_MISMATCH", {"quantityOnHand": 15, "quantityAvailable": 12, "version": 3}, BALANCE),
+    ),
+    "every row": Plant(
+        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}'",
+        *("LEDGER_MISMATCH", {}, {**BALANCE, "quantityReserved": 3}),
+    ),
+    "a change": Plant(
+        "UPDATE stock_transaction SET on_hand_change = 6 WHERE inventory_item_id = '{item}' AND item_version = 2",
+        *("LEDGER_MISMATCH", {"version": 2, "quantityOnHand": 16}, {"version": 2, "quantityOnHand": 15}),
+    ),
+    "a reserved change": Plant(
+        "UPDATE stock_transaction SET reserved_change = 1 WHERE inventory_item_id = '{item}' AND item_version = 1",
+        *("LEDGER_MISMATCH", {"version": 1, "quantityReserved": 1}, {"version": 1, "quantityReserved": 0}),
+    ),
+    "a balance of the past": Plant(
+        "UPDATE stock_transaction SET on_hand_after = 99 WHERE inventory_item_id = '{item}' AND item_version = 2",
+        "LEDGER_MISMATCH",
+    ),
+    "the first row": Plant(
+        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}' AND item_version = 1",
+        *("VERSION_GAP", {"version": 1}, {"version": 2}),
+    ),
+    "rows between": Plant(
+        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}' AND item_version IN (2, 3)",
+        *("VERSION_GAP", {"version": 2}, {"version": 4}),
+    ),
+    "a line gone": Plant(
+        "DELETE FROM reservation_line WHERE inventory_item_id = '{item}'",
+        *("RESERVED_MISMATCH", {"quantityReserved": 0}, {"quantityReserved": 3}),
+    ),
+    "a line of more": Plant(
+        "UPDATE reservation_line SET quantity = 5 WHERE inventory_item_id = '{item}'",
+        *("RESERVED_MISMATCH", {"quantityReserved": 5}, {"quantityReserved": 3}),
+    ),
+    "a line let go": Plant(
+        "UPDATE reservation_line SET released_quantity = 1 WHERE inventory_item_id = '{item}'",
+        *("RESERVED_MISMATCH", {"quantityReserved": 2}, {"quantityReserved": 3}),
+    ),
+    "a reservation ended": Plant(
+        "UPDATE reservation SET status = 'EXPIRED'"
+        " WHERE id IN (SELECT reservation_id FROM reservation_line WHERE inventory_item_id = '{item}')",
+        *("RESERVED_MISMATCH", {"quantityReserved": 0}, {"quantityReserved": 3}),
+    ),
+    "totals": Plant(
+        "UPDATE product SET total_on_hand = -1, total_available = 0 WHERE id = '{product}'",
+        "TOTALS_MISMATCH",
+        {"quantityOnHand": 20, "quantityAvailable": 17},
+        {"quantityOnHand": -1, "quantityAvailable": 0},
+    ),
+    "a total": Plant(
+        "UPDATE product SET total_reserved = 4 WHERE id = '{product}'",
+        *("TOTALS_MISMATCH", {"quantityReserved": 3}, {"quantityReserved": 4}),
+    ),
+    "an event between": Plant(
+        "DELETE FROM outbox WHERE product_id = '{product}' AND sequence = 3",
+        *("SEQUENCE_GAP", {"sequence": 3}, {"sequence": 4}),
+    ),
+    "the last event": Plant(
+        f"DELETE FROM outbox WHERE product_id = '{{product}}' AND sequence = {LAST}",
+        *("SEQUENCE_GAP", {"sequence": LAST - 1}, {"sequence": LAST}),
+    ),
+    "a sequence": Plant(
+        "UPDATE product SET sequence = sequence + 1 WHERE id = '{product}'",
+        *("SEQUENCE_GAP", {"sequence": LAST}, {"sequence": LAST + 1}),
+    ),
+    "events of long ago": Plant("DELETE FROM outbox WHERE product_id = '{product}' AND sequence < 3"),
+    "events all of long ago": Plant("DELETE FROM outbox WHERE product_id = '{product}'"),
+    "nothing": Plant("SELECT 1"),
+}
+IN_HISTORY = {"a change", "a reserved change", "a balance of the past", "the first row", "rows between"} | {
+    "an event between"
+}
+
+
+async def plant(place: Place, *names: str) -> dict[str, str]:
+    """Make a product for each of these, make it wrong, and return the subjects of the findings by name."""
+    subjects = {}
+    async with at_work(place.store) as writer:
+        for warehouse in ("wh_1", "wh_2"):
+            await submit(writer, CreateWarehouse(id=warehouse, name=warehouse))
+        made = await asyncio.gather(*(_product(writer, f"prod {name}") for name in names))
+    for name, item in zip(names, made, strict=True):
+        sql = PLANTS[name].sql.format(item=item.id, product=item.product_id)
+        await place.alter(*sql.split(";"))
+        about_product = (PLANTS[name].kind or "").startswith(("TOTALS", "SEQUENCE"))
+        subjects[name] = item.product_id if about_product else item.id
+    return subjects
+
+
+async def _product(writer: Writer, product: str) -> Item:
+    """A product of two items, and of the first one what a ``Plant`` says."""
+    created = CreateItem(sku=product, product_id=product, warehouse_id="wh_1", initial_quantity=10)
+    item = only(await submit(writer, created))
+    assert isinstance(item, Item)
+    line = ReserveLine(inventory_item_id=item.id, quantity=3)
+    second = CreateItem(sku=product, product_id=product, warehouse_id="wh_2", initial_quantity=7)
+    for operation in (
+        Receive(inventory_item_id=item.id, quantity=5),
+        Reserve(lines=(line,)),
+        Ship(inventory_item_id=item.id, quantity=2),
+        second,
+    ):
+        outcome = only(await submit(writer, operation))
+        assert not isinstance(outcome, InventoryError)
+    return item
+
+
+@pytest.mark.parametrize("page", [2, 500])
+async def test_everything_planted_is_found_once_and_nothing_else(
+    page: int, place: Place, small_pages: Callable[[int], None]
+) -> None:
+    """Each kind, with what was expected and what was found, wherever pages begin and end."""
+    small_pages(page)
+    subjects = await plant(place, *PLANTS)
+
+    run = await reconcile(place.store)
+
+    planted = {name: each for name, each in PLANTS.items() if each.kind}
+    found = {(each.kind, each.subject): each for each in await place.store.findings(limit=1_000)}
+    assert sorted(found) == sorted((each.kind, subjects[name]) for name, each in planted.items())
+    for name, each in planted.items():
+        finding = found[each.kind, subjects[name]]
+        assert finding.product_id == f"prod {name}"
+        if each.expected is not None:
+            assert (name, finding.expected, finding.found) == (name, each.expected, each.found)
+    assert sum(run.findings.values()) == run.raised == len(planted)
+    assert (run.products, run.items) == (len(PLANTS), 2 * len(PLANTS))
+    assert run.ended_at is not None
+
+
+async def test_a_quick_run_finds_what_stands_and_resolves_nothing(place: Place) -> None:
+    """It does not read history, so it must not say of anything there that it is gone."""
+    subjects = await plant(place, *PLANTS)
+    stands = {(str(PLANTS[name].kind), subjects[name]) for name in PLANTS.keys() - IN_HISTORY if PLANTS[name].kind}
+
+    quick = await reconcile(place.store, deep=False)
+    assert set(await standing(place.store)) == stands
+
+    deep = await reconcile(place.store)
+    again = await reconcile(place.store, deep=False)
+    assert (quick.raised, deep.raised, again.raised) == (len(stands), len(IN_HISTORY), 0)
+    assert deep.resolved == again.resolved == 0
+    assert len(await standing(place.store)) == len(stands) + len(IN_HISTORY)
+
+
+async def test_pages_of_findings_go_on_where_the_last_one_ended(place: Place) -> None:
+    """By kind and subject, none left out and none twice."""
+    await plant(place, "a balance", "a change", "totals", "rows between")
+    await reconcile(place.store)
+    together = await place.store.findings(limit=10)
+
+    apart, last = [], None
+    while page := await place.store.findings(after=last, limit=1):
+        apart += page
+        last = page[-1]
+
+    assert len(together) == 4
+    assert apart == together
+
+
+# -- from run to run -------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_is_not_raised_again(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A second run sees the same and only says when; both say how much there is, and how much of it is new."""
+    await plant(place, "a balance", "totals")
+    with caplog.at_level(logging.INFO, "core.reconciliation"):
+        first = await reconcile(place.store)
+        before = await place.store.findings(limit=10)
+        second = await reconcile(place.store)
+    after = await place.store.findings(limit=10)
+
+    assert (first.raised, second.raised) == (2, 0)
+    assert first.findings == second.findings == {"LEDGER_MISMATCH": 1, "TOTALS_MISMATCH": 1}
+    assert [each.first_seen_at for each in after] == [each.first_seen_at for each in before]
+    assert all(new.last_seen_at > old.last_seen_at for new, old in zip(after, before, strict=True))
+    assert {each.run_id for each in after} == {second.id}
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [("2 of it new" in each, "0 of it new" in each) for each in warnings] == [(True, False), (False, True)]
+    assert all("1 LEDGER_MISMATCH, 1 TOTALS_MISMATCH" in each for each in warnings)
+
+
+async def test_what_was_put_right_is_resolved(place: Place) -> None:
+    """By the next run that looks at everything; each run still shows what stood while it was on, and what comes back
+    is new.
+    """
+    await plant(place, "a total", "a change")
+    first = await reconcile(place.store)
+    await place.alter("UPDATE product SET total_reserved = 3")
+    second = await reconcile(place.store)
+
+    assert (second.resolved, second.raised, second.findings) == (1, 0, {"LEDGER_MISMATCH": 1})
+    assert [kind for kind, _ in await standing(place.store)] == ["LEDGER_MISMATCH"]
+    seen = await place.store.findings(first, limit=10)
+    assert [(each.kind, each.resolved_at is None) for each in seen] == [
+        ("LEDGER_MISMATCH", True),
+        ("TOTALS_MISMATCH", False),
+    ]
+    assert [each.kind for each in await place.store.findings(second, limit=10)] == ["LEDGER_MISMATCH"]
+
+    await place.alter("UPDATE product SET total_reserved = 4 WHERE id = 'prod a total'")
+    third = await reconcile(place.store)
+    back = (await place.store.findings(third, limit=10))[1]
+    assert (third.raised, back.resolved_at) == (1, None)
+    assert back.first_seen_at >= third.started_at
+
+
+async def test_what_is_gone_at_the_second_look_is_no_finding(place: Place) -> None:
+    """Only what is seen twice counts."""
+    await plant(place, "a total", "a change")
+    running = asyncio.create_task(reconcile(place.store, pause=0.5))
+    await asyncio.sleep(0.25)
+    await place.alter("UPDATE product SET total_reserved = 3")
+
+    assert (await running).findings == {"LEDGER_MISMATCH": 1}
+    assert [kind for kind, _ in await standing(place.store)] == ["LEDGER_MISMATCH"]
+
+
+async def test_old_runs_and_what_was_resolved_long_ago_are_dropped(place: Place) -> None:
+    """After 30 days; what stands stays, however old."""
+    await plant(place, "a total", "a change")
+    first = await reconcile(place.store)
+    await place.alter("UPDATE product SET total_reserved = 3")
+    second = await reconcile(place.store)
+    assert {run.id for run in await place.store.reconciliations(10)} == {first.id, second.id}
+
+    long_ago = _sql(timedelta(days=-31))
+    await place.alter(
+        f"UPDATE reconciliation_run SET started_at = {long_ago} WHERE id = '{first.id}'",
+        f"UPDATE reconciliation_finding SET first_seen_at = {long_ago}",
+        f"UPDATE reconciliation_finding SET resolved_at = {long_ago} WHERE resolved_at IS NOT NULL",
+    )
+    third = await reconcile(place.store)
+    assert [run.id for run in await place.store.reconciliations(10)] == [third.id, second.id]
+    assert [row["kind"] for row in await place.select("SELECT kind FROM reconciliation_finding")] == ["LEDGER_MISMATCH"]
+    assert third.raised == 0
+
+
+def _sql(ago: timedelta) -> str:
+    return f"'{(datetime.now(UTC) + ago).isoformat(timespec='microseconds')}'"
+
+
+# -- while others write ----------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_invented_while_others_write(place: Place, small_pages: Callable[[int], None]) -> None:
+    """Two processes' writers change everything at once: not even a first look sees anything but what was planted."""
+    small_pages(50)
+    subjects = await plant(place, "a change", "a total")
+    planted = {(str(PLANTS[name].kind), subject) for name, subject in subjects.items()}
+    items = [
+        await stocked(place.store, 50, sku=f"SKU-{product}", product=f"prod_{product}", warehouse=warehouse)
+        for product in range(6)
+        for warehouse in ("wh_1", "wh_2")
+    ]
+    seen: set[tuple[str, str]] = set()
+    done: list[str] = []
+    rounds = 0
+    async with connect("store", place.url) as other, at_work(place.store) as first, at_work(other) as second:
+        clients = [asyncio.create_task(_trade(writer, items, done)) for writer in (first, second) * 4]
+        while len(done) < OPERATIONS or rounds < 5:
+            for part in PARTS:
+                seen |= await _look(place.store, part)
+            rounds += 1
+        run = await reconcile(place.store)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+    assert seen == set(await standing(place.store)) == planted
+    assert sum(run.findings.values()) == 2
+    assert {"Reservation", "StockChange"} <= set(done)
+    print(f"{len(done)} operations, {rounds} rounds")
+
+
+async def _look(store: Store, part: Any) -> set[tuple[str, str]]:
+    """Everything that one look at a part sees."""
+    seen, after = set(), None
+    while True:
+        page = await store.audit(part, after=after, limit=reconciliation.PAGES[part])
+        seen |= {(each.kind, each.subject) for each in page.discrepancies}
+        if (after := page.next_after) is None:
+            return seen
+
+
+async def _trade(writer: Writer, items: list[Item], done: list[str]) -> None:
+    """Do anything to anything, and note what worked."""
+    dice = random.Random()
+    held: list[str] = []
+    while True:
+        (outcome,) = await submit(writer, _any(dice, items, held))
+        if isinstance(outcome, InventoryError):
+            continue
+        done.append(type(outcome).__name__)
+        if isinstance(outcome, Reservation) and outcome.status in ("HELD", "CONFIRMED"):
+            held.append(outcome.id)
+
+
+def _any(dice: random.Random, items: list[Item], held: list[str]) -> Operation:
+    item = dice.choice(items)
+    there = "wh_2" if item.warehouse_id == "wh_1" else "wh_1"
+    lines = tuple(ReserveLine(inventory_item_id=each.id, quantity=2) for each in dice.sample(items, 3))
+    choices: list[Operation] = [
+        *(Reserve(lines=lines) for _ in range(5)),
+        Receive(inventory_item_id=item.id, quantity=9),
+        Ship(inventory_item_id=item.id, quantity=2),
+        Adjust(inventory_item_id=item.id, delta=-1, reason="broken"),
+        Count(inventory_item_id=item.id, counted_quantity=dice.randint(0, 60)),
+        Transfer(inventory_item_id=item.id, quantity=1, to_warehouse_id=there),
+        Deactivate(inventory_item_id=item.id),
+        *(Activate(inventory_item_id=item.id) for _ in range(3)),
+    ]
+    if held:
+        id = held.pop(dice.randrange(len(held)))
+        choices += [step(reservation_id=id) for step in (Release, Release, Fulfil, Fulfil, Confirm)]
+    return dice.choice(choices)
+
+
+async def test_dropping_old_events_leaves_no_gap(place: Place) -> None:
+    """However many go at a time, and wherever the database keeps them, what is left begins at one and goes on."""
+    await plant(place, "nothing")
+    lease = await place.store.acquire("relay", "test", seconds=60)
+    assert lease is not None
+    assert await place.store.mark_published(lease, await place.store.pending(100))
+    await place.alter("UPDATE outbox SET aggregate_id = 'moved' WHERE sequence <= 2")
+    await asyncio.sleep(0.01)
+
+    assert await place.store.purge(answers_hours=1, events_days=0, inbox_days=1, limit=3) == 3
+    assert await _look(place.store, "events") == set()
+    assert [row["sequence"] for row in await place.select("SELECT sequence FROM outbox ORDER BY sequence")] == [
+        *range(4, LAST + 1)
+    ]
+
+
+# -- one at a time, and in time --------------------------------------------------------------------------------------
+
+
+async def test_there_is_one_run_at_a_time(place: Place) -> None:
+    """Who comes while a run is on is told so, and nothing is put on record of it."""
+    await plant(place, "a total")
+    running = asyncio.create_task(reconcile(place.store, pause=0.5))
+    await asyncio.sleep(0.25)
+    async with connect("store", place.url) as other:
+        with pytest.raises(Busy, match="Another reconciliation is going on"):
+            await reconcile(other)
+
+    run = await running
+    assert [each.id for each in await place.store.reconciliations(10)] == [run.id]
+    assert (await reconcile(place.store)).raised == 0
+
+
+async def test_who_has_lost_the_lease_stops(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was asleep while another took over gives way, and resolves nothing that the other has seen."""
+    await plant(place, "a total")
+    monkeypatch.setattr(reconciliation, "LEASE_SECONDS", 0.1)
+    asleep = asyncio.create_task(reconcile(place.store, pause=0.6))
+    await asyncio.sleep(0.3)
+    assert await place.store.acquire("reconciliation", "another", seconds=60)
+
+    with pytest.raises(Busy):
+        await asleep
+    (run,) = await place.store.reconciliations(10)
+    assert run.ended_at is None
+
+
+async def test_a_run_that_is_broken_off_has_no_end_and_the_next_one_works(place: Place) -> None:
+    """Being told to stop gives the lease back at once."""
+    await plant(place, "a total")
+    loop = Reconciliation(place.store, minutes=15, second_look_seconds=30)
+    await loop.start()
+    await asyncio.sleep(0.3)
+    await loop.stop()
+    (broken,) = await place.store.reconciliations(10)
+    assert (broken.ended_at, broken.trigger, broken.actor) == (None, "interval", "inventory-service")
+
+    run = await reconcile(place.store)
+    assert (run.findings, run.raised) == ({"TOTALS_MISMATCH": 1}, 1)
+    assert [each.ended_at is None for each in await place.store.reconciliations(10)] == [False, True]
+
+
+async def test_it_runs_every_interval_and_looks_at_everything_once_a_day(place: Place) -> None:
+    """Whoever ran last; a deep run that never ended does not count as one."""
+    loop = Reconciliation(place.store, minutes=15, second_look_seconds=0)
+    neighbour = Reconciliation(place.store, minutes=15, second_look_seconds=0)
+
+    async def next_turn(**ago: float) -> tuple[bool, str] | None:
+        if ago:
+            await place.alter(f"UPDATE reconciliation_run SET started_at = {_sql(-timedelta(**ago))}")
+        run = await neighbour.turn()
+        return (run.deep, run.trigger) if run else None
+
+    first = await loop.turn()
+    assert first is not None
+    assert first.deep
+    assert await next_turn() is None
+    assert await next_turn(minutes=14) is None
+    assert await next_turn(minutes=16) == (False, "interval")
+    assert await next_turn(hours=23) == (False, "interval")
+    assert await next_turn(hours=25) == (True, "interval")
+    await place.alter("UPDATE reconciliation_run SET ended_at = NULL WHERE deep")
+    assert await next_turn(minutes=16) == (True, "interval")
+
+
+async def test_an_interval_of_0_is_never(place: Place) -> None:
+    """Starting it starts nothing."""
+    loop = Reconciliation(place.store, minutes=0)
+    await loop.start()
+    await asyncio.sleep(0.1)
+    await loop.stop()
+
+    assert await place.store.reconciliations(1) == []
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Place]:
+    """A SQLite store for commands that run in ``tmp_path``."""
+    url = f"sqlite:///{tmp_path}/inventory.db"
+    async with migrated(url) as store:
+        yield Place(url, store)
+
+
+def inventory(*arguments: str, store: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(
+        [COMMAND, *arguments], env=environment(store=store), text=True, check=False, timeout=60, **streams
+    )
+
+
+@contextmanager
+def process(*arguments: str, log: Path, **settings: Any) -> Iterator[psutil.Popen]:
+    """Run a command beside the test and kill what is left of it in the end."""
+    with log.open("w") as file:
+        started = psutil.Popen([COMMAND, *arguments], env=environment(**settings), stdout=file, stderr=file)
+    try:
+        yield started
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            started.kill()
+        started.wait()
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """Return what an awaited condition says as soon as it says something, 20 seconds at most."""
+    async with asyncio.timeout(20):
+        while not (value := await condition()):
+            await asyncio.sleep(0.05)
+    return value
+
+
+async def test_the_commands_say_what_was_found(shop: Place) -> None:
+    """``run`` ends with 1 when there is something and with 0 when not; ``show`` and ``list`` tell of it afterwards."""
+    subjects = await plant(shop, "a total", "a change")
+    found = inventory("reconcile", "run", "--json", store=shop.url)
+    told = json.loads(found.stdout)
+    shown = inventory("reconcile", "show", store=shop.url)
+    await shop.alter("UPDATE product SET total_reserved = 3", "DELETE FROM stock_transaction", "DELETE FROM outbox")
+    await shop.alter("DELETE FROM inventory_item", "UPDATE product SET total_on_hand = 0, total_available = 0")
+    await shop.alter("UPDATE product SET total_reserved = 0")
+    clean = inventory("reconcile", "run", store=shop.url)
+    runs = json.loads(inventory("reconcile", "list", "--json", store=shop.url).stdout)
+
+    assert (found.returncode, shown.returncode, clean.returncode) == (1, 0, 0)
+    assert {(each["kind"], each["inventoryItemId"] or each["productId"]) for each in told["findings"]} == {
+        ("TOTALS_MISMATCH", subjects["a total"]),
+        ("LEDGER_MISMATCH", subjects["a change"]),
+    }
+    assert told["run"]["findings"] == {"TOTALS_MISMATCH": 1, "LEDGER_MISMATCH": 1}
+    assert all(word in shown.stdout for word in ("quantityReserved 3", "quantityReserved 4", "prod a total", "2 new"))
+    assert "found: nothing. 0 new, 2 resolved" in clean.stdout
+    assert clean.stderr.splitlines() == ["looked at 2 products", "looked at 0 ledger rows", "looked at 0 events"]
+    assert [(run["findings"], run["actor"], run["deep"]) for run in runs] == [
+        ({}, "inventory-cli", True),
+        ({"TOTALS_MISMATCH": 1, "LEDGER_MISMATCH": 1}, "inventory-cli", True),
+    ]
+
+
+async def test_on_a_terminal_there_is_a_progress_bar(shop: Place) -> None:
+    """It goes to standard error, so that the answer can be piped."""
+    await plant(shop, "nothing")
+    screen, terminal = pty.openpty()
+    with os.fdopen(screen, "rb", buffering=0) as output:
+        done = inventory("reconcile", "run", "--quick", store=shop.url, stderr=terminal)
+        os.close(terminal)
+        drawn = b""
+        with suppress(OSError):  # what a terminal says when nobody writes to it any more
+            while piece := output.read(10_000):
+                drawn += piece
+
+    assert "Looking at products" in drawn.decode()
+    assert "1/1" in drawn.decode()
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("store", "code", "sentence"),
+    [
+        (f"postgresql://nobody@{LOOPBACK}:1/none", 3, "cannot be reached"),
+        ("sqlite:///{folder}/new.db", 2, "run `inventory migrate`"),
+    ],
+)
+def test_without_a_store_that_is_fit_for_it_it_says_so(store: str, code: int, sentence: str, tmp_path: Path) -> None:
+    """One sentence, and an exit code that is not that of findings."""
+    ended = inventory("reconcile", "run", store=store.format(folder=tmp_path))
+
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert sentence in only(ended.stderr.splitlines())
+
+
+async def test_a_run_that_is_killed_has_no_end_and_the_next_one_works(shop: Place, tmp_path: Path) -> None:
+    """``kill -9`` between the two looks: nothing is found yet, and, its lease over, the next run finds it."""
+    await plant(shop, "a total")
+    with process("reconcile", "run", log=tmp_path / "log", store=shop.url) as killed:
+        await until(lambda: shop.store.reconciliations(1))
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    assert await standing(shop.store) == []
+    with pytest.raises(Busy):
+        await reconcile(shop.store)
+    await shop.alter(f"UPDATE lease SET expires_at = {_sql(timedelta(seconds=-1))}")
+
+    run = await reconcile(shop.store)
+    assert (run.findings, run.raised) == ({"TOTALS_MISMATCH": 1}, 1)
+    assert [each.ended_at is None for each in await shop.store.reconciliations(10)] == [False, True]
+
+
+async def test_a_run_that_is_told_to_stop_does_not_say_that_all_is_well(shop: Place, tmp_path: Path) -> None:
+    """SIGTERM ends it with 130, and the next one need not wait."""
+    await plant(shop, "a total")
+    with process("reconcile", "run", log=tmp_path / "log", store=shop.url) as stopped:
+        await until(lambda: shop.store.reconciliations(1))
+        stopped.send_signal(signal.SIGTERM)
+        assert stopped.wait(10) == 130
+
+    assert (await reconcile(shop.store)).raised == 1
+
+
+@pytest.mark.parametrize("command", ["reconciler", "serve"])
+async def test_the_process_reconciles_by_itself_and_stops_when_told(command: str, tmp_path: Path) -> None:
+    """It needs no tables when it starts: ``serve`` makes them, ``reconciler`` waits for them."""
+    url, log = f"sqlite:///{tmp_path}/inventory.db", tmp_path / "log"
+    with process(command, log=log, store=url, data_dir=tmp_path, port=0) as started:
+        await until(lambda: _said(log, '"event": "ready"'))
+        async with migrated(url) as store:
+            item = await stocked(store, 10)
+            await hold(store, item)
+            (run,) = await until(lambda: _ended(store))
+            assert (run.trigger, run.findings) == ("interval", {})
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(10) == 0
+    (await books(url)).check()
+
+
+async def _said(log: Path, words: str) -> bool:
+    return words in await asyncio.to_thread(log.read_text)
+
+
+async def _ended(store: Store) -> list[Run]:
+    return [run for run in await store.reconciliations(1) if run.ended_at]
+
+
+def test_a_reconciler_with_nothing_to_do_does_not_start() -> None:
+    """An interval of 0 is never; a process of its own would sit there for nothing."""
+    with pytest.raises(SettingError, match="INVENTORY_RECONCILE_MINUTES is 0"):
+        reconciler.run(Config(reconcile_minutes=0))
