@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from adapters.sql.store import open_store as open_sql_store
-from ports.broker import Message, Receipt
+from ports.broker import Handler, Message, Receipt
 from ports.store import Store, Transaction
 
 
@@ -66,6 +66,11 @@ class FileBroker:
     async def listen(self, exchange: str, pattern: str) -> AsyncIterator[AsyncIterator[Message]]:
         """See the port."""
         yield _nothing()
+
+    @asynccontextmanager
+    async def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AsyncIterator[None]:
+        """See the port."""
+        yield
 
     async def declare(self) -> None:
         """See the port."""
