@@ -40,16 +40,20 @@ CAUSE = Cause("clerk", "corr-1")
 async def migrated(url: str) -> AsyncIterator[Store]:
     """Open a store and bring its schema up to date."""
     if url.startswith("sqlite:////"):
-        with suppress(FileExistsError), open(url.removeprefix("sqlite:///"), "xb") as file:
-            file.write(_blank())
+        _put_blank(Path(url.removeprefix("sqlite:///")))
     async with connect("store", url) as store:
         await store.migrate()
         yield store
 
 
+def _put_blank(path: Path) -> None:
+    """Put a migrated SQLite database where there is none; a copy costs a twentieth of the migrations."""
+    with suppress(FileExistsError), path.open("xb") as file:
+        file.write(_blank())
+
+
 @cache
 def _blank() -> bytes:
-    """Return a migrated, empty SQLite database; a copy costs a twentieth of the migrations."""
 
     async def make(url: str) -> None:
         async with connect("store", url) as store:
