@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,7 +54,7 @@ from entrypoints.config import Config, SettingError
 from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
-OPERATIONS = 300
+OPERATIONS = 150
 
 
 class Place(NamedTuple):
@@ -611,47 +612,52 @@ async def until(condition: Callable[[], Any]) -> Any:
 
 
 async def test_the_commands_say_what_was_found(shop: Place) -> None:
-    """``run`` ends with 1 when there is something and with 0 when not; ``show`` and ``list`` tell of it afterwards."""
+    """``run`` ends with 1 when there is something, and with 0 after a progress bar when not; ``show`` and ``list`` tell
+    of it afterwards.
+    """
     subjects = await plant(shop, "a total", "a change")
     found = inventory("reconcile", "run", "--json", store=shop.url)
     told = json.loads(found.stdout)
     shown = inventory("reconcile", "show", store=shop.url)
-    await shop.alter("UPDATE product SET total_reserved = 3", "DELETE FROM stock_transaction", "DELETE FROM outbox")
-    await shop.alter("DELETE FROM inventory_item", "UPDATE product SET total_on_hand = 0, total_available = 0")
-    await shop.alter("UPDATE product SET total_reserved = 0")
-    clean = inventory("reconcile", "run", store=shop.url)
+    await shop.alter(
+        "UPDATE product SET total_reserved = 3",
+        "UPDATE stock_transaction SET on_hand_change = 5 WHERE item_version = 2",
+    )
+    clean, drawn = on_a_terminal("reconcile", "run", store=shop.url)
     runs = json.loads(inventory("reconcile", "list", "--json", store=shop.url).stdout)
 
     assert (found.returncode, shown.returncode, clean.returncode) == (1, 0, 0)
+    assert found.stderr.splitlines() == ["looked at 2 products", "looked at 10 ledger rows", "looked at 18 events"]
     assert {(each["kind"], each["inventoryItemId"] or each["productId"]) for each in told["findings"]} == {
         ("TOTALS_MISMATCH", subjects["a total"]),
         ("LEDGER_MISMATCH", subjects["a change"]),
     }
     assert told["run"]["findings"] == {"TOTALS_MISMATCH": 1, "LEDGER_MISMATCH": 1}
     assert all(word in shown.stdout for word in ("quantityReserved 3", "quantityReserved 4", "prod a total", "2 new"))
-    assert "found: nothing. 0 new, 2 resolved" in clean.stdout
-    assert clean.stderr.splitlines() == ["looked at 2 products", "looked at 0 ledger rows", "looked at 0 events"]
+    assert "found: nothing. 0 new, 2 resolved" in only(clean.stdout.splitlines())
+    assert all(words in drawn for words in ("Looking at products", "2/2", "Looking at ledger rows", "10/10"))
     assert [(run["findings"], run["actor"], run["deep"]) for run in runs] == [
         ({}, "inventory-cli", True),
         ({"TOTALS_MISMATCH": 1, "LEDGER_MISMATCH": 1}, "inventory-cli", True),
     ]
 
 
-async def test_on_a_terminal_there_is_a_progress_bar(shop: Place) -> None:
-    """It goes to standard error, so that the answer can be piped."""
-    await plant(shop, "nothing")
+def on_a_terminal(*arguments: str, store: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run a command whose standard error is a terminal, and return what was drawn on it as well."""
     screen, terminal = pty.openpty()
-    with os.fdopen(screen, "rb", buffering=0) as output:
-        done = inventory("reconcile", "run", "--quick", store=shop.url, stderr=terminal)
+    with ThreadPoolExecutor(max_workers=1) as watcher:
+        drawn = watcher.submit(_watch, screen)
+        done = inventory(*arguments, store=store, stderr=terminal)
         os.close(terminal)
-        drawn = b""
-        with suppress(OSError):  # what a terminal says when nobody writes to it any more
-            while piece := output.read(10_000):
-                drawn += piece
+        return done, drawn.result()
 
-    assert "Looking at products" in drawn.decode()
-    assert "1/1" in drawn.decode()
-    assert done.stdout.count("\n") == 1
+
+def _watch(screen: int) -> str:
+    drawn = b""
+    with os.fdopen(screen, "rb", buffering=0) as output, suppress(OSError):  # raised when nobody writes to it any more
+        while piece := output.read(10_000):
+            drawn += piece
+    return drawn.decode()
 
 
 @pytest.mark.parametrize(

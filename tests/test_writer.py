@@ -31,6 +31,7 @@ from core.errors import (
     Unavailable,
     ValidationFailed,
 )
+from core.lane import BATCH_OPERATIONS
 from core.operations import (
     Count,
     CreateItem,
@@ -46,7 +47,7 @@ from core.operations import (
     Transfer,
 )
 from core.stock import Item, Reservation, Warehouse
-from core.writer import BATCH_OPERATIONS, QUEUE_BYTES, QUEUE_OPERATIONS, Writer
+from core.writer import QUEUE_BYTES, QUEUE_OPERATIONS, Writer
 from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)

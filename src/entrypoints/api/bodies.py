@@ -20,8 +20,8 @@ from msgspec import Meta, Struct
 
 from adapters.tokens import Principal
 from core.errors import ValidationFailed
+from core.lane import BATCH_OPERATIONS
 from core.operations import StockOperation
-from core.writer import BATCH_OPERATIONS
 from entrypoints.api.headers import header
 from entrypoints.api.problems import UnsupportedMediaType, readable
 
