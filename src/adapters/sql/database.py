@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Table
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ports.store import Condition
@@ -95,3 +96,8 @@ class Database(Protocol):
     async def close(self) -> None:
         """Close every connection."""
         ...
+
+
+def upsert(connection: AsyncConnection, table: Table) -> Any:
+    """Return an INSERT that knows ON CONFLICT: each dialect has its own, and they are called alike."""
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)

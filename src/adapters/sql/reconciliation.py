@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict, replace
 from sqlalchemy import Select, and_, case, delete, func, insert, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import audit, tables
-from adapters.sql.database import Database
+from adapters.sql.database import Database, upsert
 from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from ports.store import AuditPage
 
@@ -54,7 +53,7 @@ class SqlReconciliation:
         table = tables.reconciliation_finding
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
-            fresh = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
+            fresh = upsert(connection, table)
             seen = {name: fresh.excluded[name] for name in ("expected", "found", "run_id", "last_seen_at")}
             first = case((table.c.resolved_at.is_(None), table.c.first_seen_at), else_=fresh.excluded.first_seen_at)
             statement = fresh.on_conflict_do_update(

@@ -1,35 +1,28 @@
-"""The Store on either database: the batch's transaction, the reads, and the relay's steps."""
+"""The Store on either database: the batch's transaction and the reads; its other parts have files of their own."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import BigInteger, Select, and_, case, delete, func, literal, or_, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import BigInteger, Select, and_, case, delete, literal, select, tuple_
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
 from adapters.sql.database import Database
+from adapters.sql.dead_letters import SqlDeadLetters
+from adapters.sql.outbox import SqlOutbox
 from adapters.sql.reconciliation import SqlReconciliation
 from adapters.sql.transaction import SqlTransaction, item_of, product_of, read_reservations, warehouse_of
 from core.errors import ValidationFailed
-from core.events import OutboxRow
-from core.ids import new_id
 from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
-from ports.broker import Message
 from ports.store import (
-    BACKLOG_MAX,
-    Backlog,
     Condition,
-    DeadLetter,
     ItemFilter,
-    Lease,
     LedgerFilter,
     Page,
     ProductStock,
@@ -37,9 +30,6 @@ from ports.store import (
     Transaction,
 )
 
-_OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
-_PENDING = tables.outbox.c.published_at.is_(None)
-_ORDER = (tables.outbox.c.product_id, tables.outbox.c.sequence)
 T = TypeVar("T")
 
 
@@ -72,7 +62,7 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore(SqlReconciliation):
+class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:
@@ -219,123 +209,6 @@ class SqlStore(SqlReconciliation):
             found: Sequence[Any] = (await connection.execute(statement)).all()
             return found
 
-    # -- messages that failed ----------------------------------------------------------------------------------------
-
-    async def park(self, letter: DeadLetter) -> None:
-        """An upsert by fingerprint."""
-        table, message = tables.dead_letter, letter.message
-        async with self.database.writing() as connection:
-            now, transaction_id = await self.database.clock(connection)
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            fresh = insert(table).values(
-                id=new_id("dl"),
-                fingerprint=_storable(letter.fingerprint),
-                message_id=_storable(message.id),
-                event_type=_storable(message.type),
-                exchange=_storable(message.exchange),
-                routing_key=_storable(message.routing_key),
-                correlation_id=_storable(message.correlation_id),
-                headers=msgspec.json.encode(message.headers).decode(),
-                body=message.body,
-                **{name: _storable(getattr(letter, name)) for name in ("code", "detail", "stack")},
-                attempts=letter.attempts,
-                first_failed_at=now,
-                last_failed_at=now,
-            )
-            again: dict[str, Any] = {
-                name: fresh.excluded[name] for name in ("code", "detail", "stack", "last_failed_at")
-            }
-            again["attempts"] = table.c.attempts + fresh.excluded.attempts
-            await connection.execute(fresh.on_conflict_do_update(index_elements=[table.c.fingerprint], set_=again))
-            await self.database.commit(connection, transaction_id)
-
-    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
-        """By the time of the last failure."""
-        table = tables.dead_letter
-        rows = await self._all(select(table).order_by(table.c.last_failed_at.desc(), table.c.id).limit(limit))
-        return [_dead_letter(row) for row in rows]
-
-    # -- the relay's steps -------------------------------------------------------------------------------------------
-
-    async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
-        """One upsert decides; the token rises when the owner changes."""
-        table = tables.lease
-        async with self.database.writing() as connection:
-            now, _ = await self.database.clock(connection)
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            expires_at = now + timedelta(seconds=seconds)
-            fresh = insert(table).values(name=name, owner=owner, token=1, position=0, expires_at=expires_at)
-            ours = table.c.owner == fresh.excluded.owner
-            statement = fresh.on_conflict_do_update(
-                index_elements=[table.c.name],
-                set_={
-                    "owner": fresh.excluded.owner,
-                    "expires_at": fresh.excluded.expires_at,
-                    "token": case((ours, table.c.token), else_=table.c.token + 1),
-                },
-                where=or_(ours, table.c.expires_at <= now),
-            ).returning(table.c.token)
-            token = await connection.scalar(statement)
-            await connection.commit()
-        return None if token is None else Lease(name, owner, token)
-
-    async def release(self, lease: Lease) -> None:
-        """Let it run out now; the next owner's token is higher all the same."""
-        async with self.database.writing() as connection:
-            now, _ = await self.database.clock(connection)
-            ended = {"expires_at": now - timedelta(seconds=1), "owner": ""}
-            await connection.execute(update(tables.lease).where(_held(lease)).values(ended))
-            await connection.commit()
-
-    async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
-        """The critical products' backlog first, then what has waited longest."""
-        table = tables.outbox
-        wanted = and_(_PENDING, ~self.database.among(table.c.product_id, skip)) if skip else _PENDING
-        urgent = select(table.c.product_id).where(_PENDING, table.c.critical)
-        # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
-        first = select(*_OUTBOX).where(wanted, (table.c.product_id + "").in_(urgent)).order_by(table.c.id).limit(limit)
-        async with self.database.reading() as connection:
-            rows = sorted(await connection.execute(first), key=_in_order)
-            if len(rows) < limit:
-                rest = select(*_OUTBOX).where(wanted).order_by(table.c.id).limit(limit)
-                seen = {row.product_id for row in rows}
-                others = [row for row in await connection.execute(rest) if row.product_id not in seen]
-                rows += sorted(others[: limit - len(rows)], key=_in_order)
-        return [OutboxRow(*row) for row in rows]
-
-    async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
-        """Draw the positions from the lease's own row: that is the fence and the counter in one."""
-        table = tables.lease
-        async with self.database.writing() as connection:
-            drawn = update(table).where(_held(lease)).values(position=table.c.position + len(rows))
-            last = await connection.scalar(drawn.returning(table.c.position))
-            if last is None:
-                return False
-            now, _ = await self.database.clock(connection)
-            first = last - len(rows) + 1
-            marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
-            keys, columns = ("product_id", "sequence"), ("published_at", "position")
-            await self.database.update(connection, tables.outbox, keys, columns, marks)
-            await connection.commit()
-        return True
-
-    async def backlog(self) -> Backlog:
-        """In the order of the index of what is pending, so that it reads no more than it counts."""
-        table = tables.outbox.c
-        waiting = select(table.created_at).where(_PENDING).order_by(table.id).limit(BACKLOG_MAX).subquery()
-        async with self.database.reading() as connection:
-            found = await connection.execute(select(func.count(), func.min(waiting.c.created_at)).select_from(waiting))
-            count, oldest_at = found.one()
-        return Backlog(count, oldest_at)
-
-    async def announce(self) -> None:
-        """Ring."""
-        await self.database.announce()
-
-    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
-        """Listen."""
-        return self.database.announcements()
-
     # -- housekeeping ------------------------------------------------------------------------------------------------
 
     async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
@@ -381,10 +254,6 @@ class SqlStore(SqlReconciliation):
             return await schema.migrate(connection)
 
 
-def _in_order(row: Any) -> tuple[str, int]:
-    return row.product_id, row.sequence
-
-
 class _Named:
     """A slice of a joined row, read like a row of its table."""
 
@@ -393,11 +262,6 @@ class _Named:
 
     def _asdict(self) -> dict[str, Any]:
         return self._fields
-
-
-def _held(lease: Lease) -> Any:
-    table = tables.lease.c
-    return and_(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)
 
 
 def _scope_in(old: Select[Any]) -> Any:
@@ -417,31 +281,6 @@ def _balance(row: Any) -> Balance:
         version=row.item_version,
         transaction_id=row.id,
         recorded_at=row.recorded_at,
-    )
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL cannot store NUL, and a message that nobody understands may be quoted in its cause."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _dead_letter(row: Any) -> DeadLetter:
-    message = Message(
-        id=row.message_id,
-        exchange=row.exchange,
-        routing_key=row.routing_key,
-        body=row.body,
-        type=row.event_type,
-        correlation_id=row.correlation_id,
-        headers=msgspec.json.decode(row.headers, type=dict[str, str]),
-    )
-    return DeadLetter(
-        fingerprint=row.fingerprint,
-        message=message,
-        code=row.code,
-        detail=row.detail,
-        stack=row.stack,
-        attempts=row.attempts,
     )
 
 

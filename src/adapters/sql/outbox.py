@@ -1,0 +1,109 @@
+"""The relay's steps: who may relay, what is to be published, and marking what was. Rules R17, R18, R22."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import and_, case, func, or_, select, update
+
+from adapters.sql import tables
+from adapters.sql.database import Database, upsert
+from core.events import OutboxRow
+from ports.store import BACKLOG_MAX, Backlog, Lease
+
+_OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
+_PENDING = tables.outbox.c.published_at.is_(None)
+
+
+class SqlOutbox:
+    """The part of ``ports.store.Store`` that the relay works with."""
+
+    database: Database
+
+    async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
+        """One upsert decides; the token rises when the owner changes."""
+        table = tables.lease
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            expires_at = now + timedelta(seconds=seconds)
+            fresh = upsert(connection, table).values(name=name, owner=owner, token=1, position=0, expires_at=expires_at)
+            ours = table.c.owner == fresh.excluded.owner
+            statement = fresh.on_conflict_do_update(
+                index_elements=[table.c.name],
+                set_={
+                    "owner": fresh.excluded.owner,
+                    "expires_at": fresh.excluded.expires_at,
+                    "token": case((ours, table.c.token), else_=table.c.token + 1),
+                },
+                where=or_(ours, table.c.expires_at <= now),
+            ).returning(table.c.token)
+            token = await connection.scalar(statement)
+            await connection.commit()
+        return None if token is None else Lease(name, owner, token)
+
+    async def release(self, lease: Lease) -> None:
+        """Let it run out now; the next owner's token is higher all the same."""
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            ended = {"expires_at": now - timedelta(seconds=1), "owner": ""}
+            await connection.execute(update(tables.lease).where(_held(lease)).values(ended))
+            await connection.commit()
+
+    async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
+        """The critical products' backlog first, then what has waited longest."""
+        table = tables.outbox
+        wanted = and_(_PENDING, ~self.database.among(table.c.product_id, skip)) if skip else _PENDING
+        urgent = select(table.c.product_id).where(_PENDING, table.c.critical)
+        # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
+        first = select(*_OUTBOX).where(wanted, (table.c.product_id + "").in_(urgent)).order_by(table.c.id).limit(limit)
+        async with self.database.reading() as connection:
+            rows = sorted(await connection.execute(first), key=_in_order)
+            if len(rows) < limit:
+                rest = select(*_OUTBOX).where(wanted).order_by(table.c.id).limit(limit)
+                seen = {row.product_id for row in rows}
+                others = [row for row in await connection.execute(rest) if row.product_id not in seen]
+                rows += sorted(others[: limit - len(rows)], key=_in_order)
+        return [OutboxRow(*row) for row in rows]
+
+    async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
+        """Draw the positions from the lease's own row: that is the fence and the counter in one."""
+        table = tables.lease
+        async with self.database.writing() as connection:
+            drawn = update(table).where(_held(lease)).values(position=table.c.position + len(rows))
+            last = await connection.scalar(drawn.returning(table.c.position))
+            if last is None:
+                return False
+            now, _ = await self.database.clock(connection)
+            first = last - len(rows) + 1
+            marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
+            keys, columns = ("product_id", "sequence"), ("published_at", "position")
+            await self.database.update(connection, tables.outbox, keys, columns, marks)
+            await connection.commit()
+        return True
+
+    async def backlog(self) -> Backlog:
+        """In the order of the index of what is pending, so that it reads no more than it counts."""
+        table = tables.outbox.c
+        waiting = select(table.created_at).where(_PENDING).order_by(table.id).limit(BACKLOG_MAX).subquery()
+        async with self.database.reading() as connection:
+            found = await connection.execute(select(func.count(), func.min(waiting.c.created_at)).select_from(waiting))
+            count, oldest_at = found.one()
+        return Backlog(count, oldest_at)
+
+    async def announce(self) -> None:
+        """Ring."""
+        await self.database.announce()
+
+    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Listen."""
+        return self.database.announcements()
+
+
+def _in_order(row: Any) -> tuple[str, int]:
+    return row.product_id, row.sequence
+
+
+def _held(lease: Lease) -> Any:
+    table = tables.lease.c
+    return and_(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)
