@@ -48,6 +48,7 @@ async def migrated(url: str) -> AsyncIterator[Store]:
 
 def _put_blank(path: Path) -> None:
     """Put a migrated SQLite database where there is none; a copy costs a twentieth of the migrations."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), path.open("xb") as file:
         file.write(_blank())
 

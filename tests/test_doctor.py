@@ -162,7 +162,7 @@ def test_no_secret_is_printed(arguments: list[str], tmp_path: Path) -> None:
     [
         ({"store": "mysql://db"}, "INVENTORY_STORE names the scheme mysql"),
         ({"store": "postgresql://db:port/x"}, "The store's URL cannot be read"),
-        ({"store": f"{AWAY}?pool=many"}, "INVENTORY_STORE cannot be understood"),
+        ({"store": f"{AWAY}?pool=many"}, "The store URL's pool is many"),
         ({"prot": 1}, "did you mean INVENTORY_PORT"),
     ],
 )

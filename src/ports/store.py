@@ -24,7 +24,10 @@ BACKLOG_MAX = 10_000
 
 
 class Wanted(Struct, kw_only=True):
-    """What a batch must read under its locks. A product named in ``whole_products`` is loaded with all its items."""
+    """What a batch must read under its locks.
+
+    A product named in ``whole_products`` is loaded with all its items, and with other products' items of their SKUs.
+    """
 
     item_ids: set[str] = set()
     reservation_ids: set[str] = set()
