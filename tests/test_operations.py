@@ -482,11 +482,11 @@ def test_every_outcome_reads_the_same_the_second_time() -> None:
 
 
 def test_no_error_class_is_unknown_to_stored_answers() -> None:
-    """Every subclass, however deep, can be told again under its own name."""
+    """Every subclass the core has, however deep, can be told again under its own name."""
     pending, known = [InventoryError], set()
     while pending:
         known.add(error := pending.pop())
-        pending += error.__subclasses__()
+        pending += [kind for kind in error.__subclasses__() if kind.__module__ == InventoryError.__module__]
 
     assert known == set(KINDS.values())
     assert all(name == error.__name__ for name, error in KINDS.items())

@@ -44,7 +44,7 @@ def test_an_unknown_scheme_is_told_with_those_there_are() -> None:
         connect("store", "mysql://db/stock")
 
     assert "INVENTORY_STORE names the scheme mysql, which no installed package offers" in str(error.value)
-    assert "installed are: postgresql://, sqlite://" in str(error.value)
+    assert "installed are: postgres://, postgresql://, sqlite://" in str(error.value)
 
 
 @pytest.mark.parametrize("url", ["", "inventory.db", "/var/stock.db", "://x", "1sql://x"])
