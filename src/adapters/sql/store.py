@@ -194,7 +194,7 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         table = tables.reservation.c
         async with self.database.reading() as connection:
             now, _ = await self.database.clock(connection)
-            over = select(table.id).where(table.status == "HELD", table.expires_at <= now)
+            over = select(table.id).where(table.status == tables.HELD, table.expires_at <= now)
             if skip:
                 over = over.where(~self.database.among(table.id, skip))
             return list((await connection.execute(over.order_by(table.expires_at).limit(limit))).scalars())

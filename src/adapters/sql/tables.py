@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Dialect,
     ForeignKey,
     Index,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -162,6 +164,8 @@ reservation = Table(
     Index(None, "reference_number"),
 )
 _HELD = text("status = 'HELD'")
+HELD: ColumnElement[str] = literal_column("'HELD'")
+"""Written out, not bound: the plan of a prepared statement uses a partial index only for a constant it can see."""
 Index("reservation_due_idx", reservation.c.expires_at, postgresql_where=_HELD, sqlite_where=_HELD)
 _CONFIRMED = text("status = 'CONFIRMED'")
 Index("reservation_confirmed_idx", reservation.c.id, postgresql_where=_CONFIRMED, sqlite_where=_CONFIRMED)
