@@ -1,0 +1,112 @@
+"""``inventory demo``, as a stranger meets it: one command, lines to copy, data that stays."""
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from private_server import free_port
+from service import COMMAND, environment
+
+PATIENCE_SECONDS = 60
+
+
+class Demo:
+    """A running demo and what it has printed so far."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.file = folder / f"printed-{time.monotonic_ns()}"
+        settings = environment()
+        del settings["INVENTORY_AUTH_SECRET"]
+        with self.file.open("w") as out:
+            self.process = subprocess.Popen(
+                [COMMAND, "demo", *arguments],
+                cwd=folder,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**settings, "COLUMNS": "200"},
+            )
+
+    @property
+    def printed(self) -> str:
+        return self.file.read_text()
+
+    def wait_for(self, text: str) -> None:
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while text not in self.printed:
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < patience, self.printed
+            time.sleep(0.05)
+
+    def copied(self, title: str) -> Any:
+        """Run the line printed under a title, as a stranger would, and return its answer."""
+        (line,) = re.findall(rf"# {re.escape(title)}\n(curl .*)", self.printed)
+        ended = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=20, check=True)
+        return json.loads(ended.stdout)
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(15)
+
+
+@contextmanager
+def demo(folder: Path, *arguments: str) -> Iterator[Demo]:
+    """Run the demo until the block is left, from when it shows events on."""
+    running = Demo(folder, *arguments)
+    try:
+        running.wait_for("Events appear below")
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+@pytest.mark.timeout(300)
+def test_the_lines_it_prints_work_and_the_data_stays(tmp_path: Path) -> None:
+    """The specification's own example, a receipt and a reservation with their events; kept, then reset."""
+    port = str(free_port())
+    with demo(tmp_path, "--port", port) as first:
+        asked = first.copied("How much of a product is there, and where?")["data"]
+        assert (asked["totalQuantityAvailable"], asked["totalQuantityReserved"]) == (85, 5)
+        assert [line["quantityAvailable"] for line in asked["warehouseInventory"]] == [60, 25]
+        assert first.copied("Can I have ten?")["data"]["leadTimeEstimate"] == "1-2 days"
+        assert first.copied("Receive 25 units:")["data"]["item"]["quantityAvailable"] == 85
+        assert first.copied("Reserve two for an order:")["data"]["status"] == "HELD"
+        first.wait_for("60 → 85 available, 110 in all (RECEIPT)")
+        first.wait_for("85 → 83 available, 108 in all (RESERVATION)")
+        assert first.interrupt() == 0
+        assert "Stopped. The data is kept" in first.printed
+
+    with demo(tmp_path, "--port", port) as second:
+        assert "Loading sample products" not in second.printed
+        kept = second.copied("How much of a product is there, and where?")["data"]
+        assert kept["totalQuantityAvailable"] == 108
+        assert second.interrupt() == 0
+
+    with demo(tmp_path, "--port", port, "--reset") as third:
+        fresh = third.copied("How much of a product is there, and where?")["data"]
+        assert fresh["totalQuantityAvailable"] == 85
+
+
+def test_a_busy_port_moves_to_the_next_free_one(tmp_path: Path) -> None:
+    """It says so, and the lines it prints name the port it has."""
+    with socket.create_server(("127.0.0.1", free_port())) as busy:
+        port = busy.getsockname()[1]
+        with demo(tmp_path, "--port", str(port)) as running:
+            assert f"Port {port} is taken; the next free one is used." in running.printed
+            assert running.copied("Can I have ten?")["success"] is True
+
+
+def test_tokens_are_for_nobody_else(tmp_path: Path) -> None:
+    """The files with tokens and the secret can be read by their owner alone."""
+    with demo(tmp_path, "--port", str(free_port())):
+        files = [*(tmp_path / ".inventory").glob("*.header"), tmp_path / ".inventory" / "auth-secret"]
+        assert [0o600] * 3 == [file.stat().st_mode & 0o777 for file in files]
