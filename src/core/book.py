@@ -67,6 +67,39 @@ class Book:
             raise NotFound(f"There is no inventory item {id}.", inventoryItemId=id)
         return item
 
+    def new_item(
+        self,
+        *,
+        sku: str,
+        product_id: str,
+        warehouse_id: str,
+        name: str,
+        reorder_threshold: int,
+        target_stock_level: int,
+        metadata: dict[str, Any],
+        safety_stock: int = 0,
+    ) -> Item:
+        """Return an active item without stock and without a version; posting it puts it into the book."""
+        return Item(
+            id=new_id("inv"),
+            sku=sku,
+            product_id=product_id,
+            warehouse_id=warehouse_id,
+            name=name,
+            on_hand=0,
+            reserved=0,
+            available=0,
+            safety_stock=safety_stock,
+            shortfall=0,
+            reorder_threshold=reorder_threshold,
+            target_stock_level=target_stock_level,
+            status="ACTIVE",
+            metadata=metadata,
+            version=0,
+            created_at=self.now,
+            updated_at=self.now,
+        )
+
     def open_warehouse(self, id: str) -> Warehouse:
         """Return a warehouse that takes new stock.
 

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from core.book import Book, Cause, Posting
 from core.errors import SkuConflict, ValidationFailed
 from core.events import ProductEvent
-from core.ids import new_id
 from core.operations import ApplyProductEvent, EventOutcome, EventPolicy
 from core.stock import Catalog, Item, Product, Status, Variant
 
@@ -181,24 +180,14 @@ def _ensure(book: Book, catalog: Catalog, operation: ApplyProductEvent, cause: C
 
 def _item(book: Book, variant: Variant, warehouse_id: str, operation: ApplyProductEvent) -> Item:
     policy: EventPolicy = operation.policy
-    return Item(
-        id=new_id("inv"),
+    return book.new_item(
         sku=variant.sku,
         product_id=operation.event.payload.product_id,
         warehouse_id=warehouse_id,
         name=variant.name,
-        on_hand=0,
-        reserved=0,
-        available=0,
-        safety_stock=0,
-        shortfall=0,
         reorder_threshold=policy.reorder_threshold,
         target_stock_level=policy.target_stock_level,
-        status="ACTIVE",
         metadata={"createdFromProductEvent": True, "productEventId": operation.event.event_id},
-        version=0,
-        created_at=book.now,
-        updated_at=book.now,
     )
 
 

@@ -51,24 +51,15 @@ def _create_item(book: Book, operation: CreateItem, cause: Cause) -> Item:
             f"There is an item for SKU {operation.sku} in warehouse {operation.warehouse_id} already.",
             inventoryItemId=there.id,
         )
-    item = Item(
-        id=new_id("inv"),
+    item = book.new_item(
         sku=operation.sku,
         product_id=operation.product_id,
         warehouse_id=operation.warehouse_id,
         name=operation.name or operation.sku,
-        on_hand=0,
-        reserved=0,
-        available=0,
         safety_stock=operation.safety_stock,
-        shortfall=0,
         reorder_threshold=operation.reorder_threshold,
         target_stock_level=operation.target_stock_level,
-        status="ACTIVE",
         metadata=operation.metadata,
-        version=0,
-        created_at=book.now,
-        updated_at=book.now,
     )
     posting = Posting(book, cause, None)
     if operation.initial_quantity:
