@@ -25,7 +25,7 @@ format:
 unit *arguments:
     {{ tools }} pytest -m "not services" "$@"
 
-# find PostgreSQL and RabbitMQ, or install them; not in pytest, where the clock of the first test would run
+# find PostgreSQL, RabbitMQ and Redis, or install them; not in pytest, where the clock of the first test would run
 services:
     {{ tools }} python tests/services.py
 

