@@ -1,8 +1,65 @@
-"""Example request bodies for the OpenAPI document, by operation id; a test sends every one of them."""
+"""Examples for the OpenAPI document: request bodies by operation id, answers by type, refusals by kind.
 
+A test sends every body; answers and refusals are made by the classes that make the real ones.
+"""
+
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
+from core.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    IdempotencyKeyReused,
+    InsufficientStock,
+    InventoryError,
+    ItemInactive,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    ReservationExpired,
+    SkuConflict,
+    Unauthorized,
+    Unavailable,
+    ValidationFailed,
+    VersionConflict,
+)
+from core.operations import StockChange
+from core.stock import (
+    Availability,
+    Balance,
+    Catalog,
+    Item,
+    LeadTime,
+    Product,
+    ProductBalance,
+    ProductInventory,
+    Reservation,
+    ReservationLine,
+    Seen,
+    StockTransaction,
+    Variant,
+    Warehouse,
+    WarehouseInventory,
+)
+from entrypoints.api.health import Dependencies, Health, Live
+from entrypoints.api.movements import BatchResult, BatchResults
+from entrypoints.api.problems import (
+    ContentTooLarge,
+    MethodNotAllowed,
+    Problem,
+    ProblemKind,
+    UnsupportedMediaType,
+    document,
+)
+
 _ITEM = "inv_01GXYZ234DEF"
+_PRODUCT = "prod_01FXYZ789ABC"
+_WAREHOUSE = "wh_01HXYZ789GHI"
+_RESERVATION = "res_01HXYZ567JKL"
+_AT = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "createWarehouse": {
@@ -64,3 +121,141 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "fulfilReservation": {"a part": {"lines": [{"inventoryItemId": _ITEM, "quantity": 1}]}},
     "releaseReservation": {"cancelled": {"reason": "Order cancelled"}},
 }
+
+_REFUSALS: tuple[InventoryError, ...] = (
+    InventoryError("Something went wrong in the service; its log has it under this correlation id."),
+    ValidationFailed("The body is not valid at $.quantity: Expected `int` >= 1."),
+    Unauthorized("Send a token: Authorization: Bearer followed by the token."),
+    Forbidden("This needs one of the roles: inventory-admin, inventory-operator."),
+    NotFound(f"There is no inventory item {_ITEM}.", inventoryItemId=_ITEM),
+    MethodNotAllowed("This path does not take this method; the Allow header names those it takes."),
+    Conflict(f"Reservation {_RESERVATION} is confirmed and does not expire.", reservationId=_RESERVATION),
+    InsufficientStock(
+        f"Item {_ITEM} has 3 available and 5 were asked for.", inventoryItemId=_ITEM, requested=5, available=3
+    ),
+    ItemInactive(f"Item {_ITEM} is inactive and cannot be reserved.", inventoryItemId=_ITEM),
+    ReservationExpired(
+        f"Reservation {_RESERVATION} expired; its units are free again. Reserve anew.",
+        reservationId=_RESERVATION,
+        expiresAt=_AT,
+    ),
+    VersionConflict("The item is at version 8, not 7: read it again and decide anew.", currentVersion=8),
+    PreconditionFailed(
+        "If-Match names version 7, the current version is 8: read it again and decide anew.", currentVersion=8
+    ),
+    SkuConflict("SKU WIDGET-2 belongs to product prod_01FXYZ000XYZ; use another SKU."),
+    AlreadyExists(f"There is a warehouse {_WAREHOUSE} already.", warehouseId=_WAREHOUSE),
+    ContentTooLarge("The body is too large; send fewer operations at a time."),
+    UnsupportedMediaType("Send the body as Content-Type: application/json."),
+    IdempotencyKeyReused("This Idempotency-Key came before with another request; use a new key for a new request."),
+    Unavailable("The store is away; try again shortly."),
+    OutcomeUnknown("The commit may or may not have happened; ask again with the same Idempotency-Key."),
+)
+PROBLEMS = {type(error): error for error in _REFUSALS}
+
+_STOCKED = Item(
+    id=_ITEM,
+    sku="WIDGET-2",
+    product_id=_PRODUCT,
+    warehouse_id=_WAREHOUSE,
+    name="Widget, large",
+    on_hand=75,
+    reserved=2,
+    available=73,
+    safety_stock=0,
+    shortfall=0,
+    reorder_threshold=10,
+    target_stock_level=50,
+    status="ACTIVE",
+    metadata={},
+    version=3,
+    created_at=_AT - timedelta(days=1),
+    updated_at=_AT,
+)
+_RECEIPT = StockTransaction(
+    id="tx_01HXYZ123MNO",
+    inventory_item_id=_ITEM,
+    product_id=_PRODUCT,
+    warehouse_id=_WAREHOUSE,
+    sku="WIDGET-2",
+    item_version=3,
+    type="RECEIPT",
+    on_hand_change=25,
+    reserved_change=0,
+    on_hand_after=75,
+    reserved_after=2,
+    available_after=73,
+    reason="Scheduled stock replenishment",
+    reference_type="PURCHASE_ORDER",
+    reference_number="PO-12345",
+    reservation_id=None,
+    actor="warehouse-app",
+    correlation_id="checkout-4711",
+    occurred_at=_AT,
+    recorded_at=_AT,
+)
+_BALANCE = Balance(
+    inventory_item_id=_ITEM,
+    sku="WIDGET-2",
+    product_id=_PRODUCT,
+    warehouse_id=_WAREHOUSE,
+    on_hand=50,
+    reserved=2,
+    available=48,
+    version=2,
+    transaction_id="tx_01HXYZ122MNO",
+    recorded_at=_AT - timedelta(hours=1),
+)
+_SEEN = Seen(_AT, "evt_01HXYZ")
+_CHANGE = StockChange((_RECEIPT,), _STOCKED)
+_SHORT = msgspec.convert(document(InsufficientStock("Only 3 are available."), "checkout-4711"), Problem)
+_TOLD: tuple[Any, ...] = (
+    Live(),
+    Health("ok", Dependencies("ok", "ok")),
+    ProblemKind("/problems/not-found", "not_found", "Not found", 404, "The thing named does not exist; name another."),
+    Warehouse(
+        id=_WAREHOUSE,
+        name="North Seattle",
+        priority=1,
+        lead_time_days=LeadTime(1, 2),
+        active=True,
+        version=1,
+        created_at=_AT,
+        updated_at=_AT,
+    ),
+    _STOCKED,
+    _RECEIPT,
+    _CHANGE,
+    BatchResults([BatchResult(True, _CHANGE), BatchResult(False, error=_SHORT)]),
+    _BALANCE,
+    ProductBalance(product_id=_PRODUCT, as_of=_AT, on_hand=50, reserved=2, available=48, items=(_BALANCE,)),
+    Product(
+        id=_PRODUCT,
+        total_on_hand=75,
+        total_reserved=2,
+        total_available=73,
+        low_stock_threshold=10,
+        status="ACTIVE",
+        sequence=3,
+        revision=4,
+        catalog=Catalog(variants={"": Variant(sku="WIDGET-2", name="Widget, large", named=_SEEN, created=_SEEN)}),
+        updated_at=_AT,
+    ),
+    ProductInventory(73, 2, False, False, (WarehouseInventory(_ITEM, _WAREHOUSE, "North Seattle", 73, 2),), 3),
+    Availability(True, 73, 2, "1-2 days", None),
+    Reservation(
+        id=_RESERVATION,
+        status="HELD",
+        reference_type="ORDER",
+        reference_number="SO-9",
+        lines=(
+            ReservationLine(
+                inventory_item_id=_ITEM, product_id=_PRODUCT, warehouse_id=_WAREHOUSE, sku="WIDGET-2", quantity=2
+            ),
+        ),
+        expires_at=_AT + timedelta(minutes=15),
+        created_at=_AT,
+        updated_at=_AT,
+    ),
+)
+ANSWERS: dict[type, Any] = {type(told): told for told in _TOLD}

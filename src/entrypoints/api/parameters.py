@@ -60,9 +60,15 @@ ActorFilter: TypeAlias = Annotated[
     str | None, QueryParameter(name="actor", max_length=_SUBJECT_MAX, pattern=_PRINTABLE)
 ]
 _WHEN = "RFC 3339 with an offset, such as 2026-11-23T10:00:00Z."
-AsOf: TypeAlias = Annotated[str | None, QueryParameter(name="asOf", description=f"What was on record then. {_WHEN}")]
-Since: TypeAlias = Annotated[str | None, QueryParameter(name="since", description=f"Recorded then or later. {_WHEN}")]
-Until: TypeAlias = Annotated[str | None, QueryParameter(name="until", description=f"Recorded before then. {_WHEN}")]
+AsOf: TypeAlias = Annotated[
+    str | None, QueryParameter(name="asOf", format="date-time", description=f"What was on record then. {_WHEN}")
+]
+Since: TypeAlias = Annotated[
+    str | None, QueryParameter(name="since", format="date-time", description=f"Recorded then or later. {_WHEN}")
+]
+Until: TypeAlias = Annotated[
+    str | None, QueryParameter(name="until", format="date-time", description=f"Recorded before then. {_WHEN}")
+]
 ReservationState: TypeAlias = Annotated[ReservationStatus | None, QueryParameter(name="status")]
 WarehouseFilter: TypeAlias = Annotated[str | None, QueryParameter(name="warehouseId", pattern=ID_PATTERN)]
 StatusFilter: TypeAlias = Annotated[Literal["ACTIVE", "INACTIVE"] | None, QueryParameter(name="status")]

@@ -32,7 +32,7 @@ from core.errors import (
     Unavailable,
     ValidationFailed,
 )
-from entrypoints.api.replies import Reply, ok
+from entrypoints.api.replies import Reply, answers, ok
 
 MEDIA_TYPE = "application/problem+json"
 _REGEX = re.compile(r"matching regex '.*'")
@@ -115,7 +115,7 @@ class ProblemsPlugin(InitPlugin):
         return app_config
 
 
-@get("/{name:str}", operation_id="explainProblem")
+@get("/{name:str}", operation_id="explainProblem", responses=answers(ProblemKind, name="ProblemKindSuccess"))
 async def explain(name: FromPath[str]) -> Reply:
     """Say what the problem type `/problems/{name}` means."""
     code = name.replace("-", "_")

@@ -5,6 +5,7 @@ them out halves the framework's share of a request.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
@@ -105,10 +106,15 @@ def answers(
 
     ``then`` is what ``asOf`` asks for, in an envelope of its own.
     """
+    envelope = _envelope(name, data, listed=listed)
+    if then is not None:
+        envelope |= _envelope(f"{name}AsOf", then, listed=False)
+    return {status: ResponseSpec(envelope, description="Done.", generate_examples=False)}
+
+
+@cache
+def _envelope(name: str, data: Any, *, listed: bool) -> Any:
     fields: list[tuple[str, Any]] = [("success", Literal[True]), ("data", list[data] if listed else data)]
     if listed:
         fields.append(("nextCursor", str | None))
-    envelope: Any = msgspec.defstruct(name, fields)
-    if then is not None:
-        envelope |= msgspec.defstruct(f"{name}AsOf", [("success", Literal[True]), ("data", then)])
-    return {status: ResponseSpec(envelope, description="Done.", generate_examples=False)}
+    return msgspec.defstruct(name, fields)

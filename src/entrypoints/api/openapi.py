@@ -1,0 +1,249 @@
+"""The OpenAPI document: complete enough to generate a client from it.
+
+Litestar lists operations and parameters. Bodies and answers are described by msgspec, which decodes and encodes them
+and so cannot be wrong about them; what can be refused, headers and examples are added here, from the same tables and
+classes that answer requests.
+"""
+
+from collections.abc import Iterable, Iterator
+from types import NoneType
+from typing import Any, NamedTuple, get_args
+
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.routes import HTTPRoute
+
+from core.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    IdempotencyKeyReused,
+    InsufficientStock,
+    InventoryError,
+    ItemInactive,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    ReservationExpired,
+    SkuConflict,
+    Unauthorized,
+    Unavailable,
+    ValidationFailed,
+    VersionConflict,
+)
+from entrypoints.api.examples import ANSWERS, EXAMPLES, PROBLEMS
+from entrypoints.api.problems import (
+    MEDIA_TYPE,
+    ContentTooLarge,
+    Problem,
+    UnsupportedMediaType,
+    document,
+    status_of,
+)
+from entrypoints.api.schemas import Schemas
+
+_MATCHED = ("updateWarehouse", "updateInventoryItem")
+_REMEMBERED = ("getWarehouse", "getInventoryItem")
+_TAGGED = {"createWarehouse": 201, "createInventoryItem": 201, **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200)}
+_LOCATED = ("createWarehouse", "createInventoryItem", "reserve")
+_NAMES_NOTHING = ("createWarehouse",)
+_NEVER_AWAY = ("live", "explainProblem")
+_CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
+    "createWarehouse": (AlreadyExists,),
+    "createInventoryItem": (AlreadyExists, SkuConflict, Conflict),
+    "changeStock": (InsufficientStock, SkuConflict, VersionConflict, Conflict),
+    "reserve": (InsufficientStock, ItemInactive),
+    "confirmReservation": (ReservationExpired, Conflict),
+    "extendReservation": (ReservationExpired, Conflict),
+    "fulfilReservation": (InsufficientStock, ReservationExpired, Conflict),
+    **dict.fromkeys(("updateWarehouse", "updateInventoryItem", "updateProduct", "releaseReservation"), ()),
+}
+_ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)
+_TEXTS = {
+    400: "The request is not valid.",
+    401: "No acceptable token.",
+    403: "The token's roles do not allow this.",
+    404: "Something named does not exist.",
+    409: "The state of the stock refuses it; `code` says why.",
+    412: "If-Match does not name the current version.",
+    413: "The body is too large.",
+    415: "The body is not plain JSON.",
+    422: "The idempotency key came before with another request.",
+    500: "Something went wrong in the service.",
+    503: "Try again shortly.",
+}
+_CORRELATION_ID = "checkout-4711"
+
+
+class _Operation(NamedTuple):
+    """An operation: its entry in the document, and who answers it."""
+
+    entry: dict[str, Any]
+    handler: HTTPRouteHandler
+
+    @property
+    def id(self) -> str:
+        return str(self.entry["operationId"])
+
+    @property
+    def writes(self) -> bool:
+        return "GET" not in self.handler.http_methods
+
+    @property
+    def body(self) -> Any:
+        """The type of the body, None where there is none."""
+        field = self.handler.parsed_fn_signature.parameters.get("data")
+        return field.annotation if field is not None else None
+
+    @property
+    def answers(self) -> dict[int, ResponseSpec]:
+        return {
+            status: answer
+            for status, answer in (self.handler.responses or {}).items()
+            if status < 300 and answer.data_container is not None
+        }
+
+
+def complete(app: Litestar, drawn: dict[str, Any]) -> dict[str, Any]:
+    """Complete the document that Litestar has ``drawn`` of ``app``, and return it."""
+    operations = list(_operations(app, drawn))
+    schemas = Schemas(
+        asked=[operation.body for operation in operations if operation.body is not None],
+        told=[Problem, *(answer.data_container for each in operations for answer in each.answers.values())],
+    )
+    for operation in operations:
+        entry = operation.entry
+        # A docstring's first sentence stands in the list, the rest with the details.
+        first, _, rest = " ".join(entry.pop("description", "").split()).partition(". ")
+        entry["summary"] = first.rstrip(".")
+        if rest:
+            entry["description"] = rest
+        entry["parameters"] = [*map(_without_null, entry.get("parameters", ())), *_request_headers(operation)]
+        if operation.body is not None:
+            entry["requestBody"] = _body(operation, schemas)
+        entry["responses"] = {str(status): answer for status, answer in sorted(_responses(operation, schemas).items())}
+    drawn["components"]["schemas"] = dict(sorted(schemas.components.items()))
+    return drawn
+
+
+def _operations(app: Litestar, drawn: dict[str, Any]) -> Iterator[_Operation]:
+    for route in app.routes:
+        ways = drawn["paths"].get(route.path_format, {})
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
+            for method in handler.http_methods:
+                if handler.resolve_include_in_schema() and method.lower() in ways:
+                    yield _Operation(ways[method.lower()], handler)
+
+
+def _body(operation: _Operation, schemas: Schemas) -> dict[str, Any]:
+    examples = {name: {"value": value} for name, value in EXAMPLES.get(operation.id, {}).items()}
+    content = {"schema": schemas.of(operation.body)} | ({"examples": examples} if examples else {})
+    return {"content": {"application/json": content}, "required": NoneType not in get_args(operation.body)}
+
+
+def _responses(operation: _Operation, schemas: Schemas) -> dict[int, dict[str, Any]]:
+    responses: dict[int, dict[str, Any]] = {}
+    for status, answer in operation.answers.items():
+        headers = [_ECHO]
+        if _TAGGED.get(operation.id) == status:
+            headers.append(_ETAG | ({"required": False} if "asOf" in str(operation.entry["parameters"]) else {}))
+        if operation.id in _LOCATED:
+            headers.append(_LOCATION)
+        content: dict[str, Any] = {"schema": schemas.of(answer.data_container)}
+        if examples := _examples(answer.data_container):
+            content["examples"] = examples
+        responses[status] = _response(answer.description, headers, {"application/json": content})
+    if operation.id in _REMEMBERED:
+        responses[304] = _response("What the caller has is current.", [_ECHO, _ETAG], None)
+    for status, kinds in _by_status(_refusals(operation)).items():
+        told = {kind.code: {"value": document(PROBLEMS[kind], _CORRELATION_ID)} for kind in kinds}
+        content = {"schema": schemas.of(Problem), "examples": told}
+        responses[status] = _response(_TEXTS[status], [_ECHO, *_REFUSAL_HEADERS.get(status, ())], {MEDIA_TYPE: content})
+    return responses
+
+
+def _refusals(operation: _Operation) -> Iterator[type[InventoryError]]:
+    yield from (ValidationFailed, InventoryError)
+    if operation.handler.security:
+        yield from (Unauthorized, Forbidden)
+    if operation.id not in _NEVER_AWAY:
+        yield Unavailable
+    names_something = "{" in str(operation.handler.paths) or operation.body is not None
+    if names_something and operation.id not in _NAMES_NOTHING:
+        yield NotFound
+    if operation.writes:
+        yield from (*_CONFLICTS.get(operation.id, _ANY_CONFLICT), IdempotencyKeyReused, OutcomeUnknown)
+    if operation.body is not None:
+        yield from (ContentTooLarge, UnsupportedMediaType)
+    if operation.id in _MATCHED:
+        yield PreconditionFailed
+
+
+def _by_status(kinds: Iterable[type[InventoryError]]) -> dict[int, list[type[InventoryError]]]:
+    grouped: dict[int, list[type[InventoryError]]] = {}
+    for kind in kinds:
+        grouped.setdefault(status_of(kind), []).append(kind)
+    return grouped
+
+
+def _examples(envelope: Any) -> dict[str, Any]:
+    """Return an example of each kind of answer there can be, by the kind's name."""
+    examples = {}
+    for kind in get_args(envelope) or (envelope,):
+        data = kind.__annotations__["data"]
+        listed = get_args(data)
+        if (shape := listed[0] if listed else data) in ANSWERS:
+            told = ANSWERS[shape]
+            value = {"success": True, "data": [told] if listed else told} | ({"nextCursor": None} if listed else {})
+            examples[shape.__name__] = {"value": value}
+    return examples
+
+
+def _without_null(parameter: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter whose absence is not called null: a query cannot say that."""
+    schema = dict(parameter["schema"])
+    for choice in schema.pop("oneOf", ()):
+        if choice != {"type": "null"}:
+            schema |= choice
+    if isinstance(schema.get("type"), list):
+        schema["type"] = "string"
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return parameter | {"schema": schema}
+
+
+# -- headers -----------------------------------------------------------------------------------------------------------
+
+
+def _request_headers(operation: _Operation) -> Iterator[dict[str, Any]]:
+    yield _asks("X-Correlation-Id", "The caller's name for what it does; echoed.", r"^[ -~]{1,128}$", _CORRELATION_ID)
+    if operation.writes:
+        yield _asks("Idempotency-Key", "Repeats with the same key get the first answer.", r"^[!-~]{1,255}$", "9f4c1e")
+    if operation.id in _MATCHED:
+        yield _asks("If-Match", "Only if this is still the version.", r'^(\*|(W/)?"[^"]*")$', '"7"')
+    if operation.id in _REMEMBERED:
+        yield _asks("If-None-Match", "304 if this is still the version.", None, '"7"')
+
+
+def _asks(name: str, description: str, pattern: str | None, example: str) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"pattern": pattern} if pattern else {}) | {"examples": [example]}
+    return {"name": name, "in": "header", "description": description, "required": False, "schema": schema}
+
+
+def _tells(name: str, description: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    return {"name": name, "description": description, "required": True, "schema": schema | {"examples": [example]}}
+
+
+def _response(description: str, headers: list[dict[str, Any]], content: dict[str, Any] | None) -> dict[str, Any]:
+    named = {header["name"]: {key: header[key] for key in header if key != "name"} for header in headers}
+    return {"description": description, "headers": named} | ({"content": content} if content else {})
+
+
+_TEXT = {"type": "string"}
+_ECHO = _tells("X-Correlation-Id", "The request's own, or a name given to it.", _TEXT, _CORRELATION_ID)
+_ETAG = _tells("ETag", "The version told; for If-Match and If-None-Match.", _TEXT | {"pattern": '^"[0-9]+"$'}, '"7"')
+_LOCATION = _tells("Location", "The path of what was created.", _TEXT, "/reservations/res_01HXYZ")
+_REFUSAL_HEADERS = {
+    401: [_tells("WWW-Authenticate", "How to authenticate.", _TEXT | {"const": "Bearer"}, "Bearer")],
+    503: [_tells("Retry-After", "When to try again (seconds).", {"type": "integer", "minimum": 1}, 1)],
+}
