@@ -9,7 +9,17 @@ from polyfactory.factories.msgspec_factory import MsgspecFactory
 
 from core.book import Book
 from core.ids import new_id
-from core.stock import Catalog, Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
+from core.stock import (
+    Catalog,
+    ExpectedReceipt,
+    Item,
+    LeadTime,
+    Product,
+    Reservation,
+    ReservationLine,
+    StockTransaction,
+    Warehouse,
+)
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -43,6 +53,7 @@ class ProductFactory(MsgspecFactory[Product]):
     total_on_hand = 0
     total_reserved = 0
     total_available = 0
+    total_expected = 0
     low_stock_threshold = 10
     status = "ACTIVE"
     sequence = 0
@@ -91,6 +102,29 @@ class ReservationFactory(MsgspecFactory[Reservation]):
     lines = ()
     expires_at = NOW + timedelta(minutes=15)
     confirmed_at = None
+    created_at = NOW
+    updated_at = NOW
+
+
+class ReceiptFactory(MsgspecFactory[ExpectedReceipt]):
+    """Forty units that are to come tomorrow, ``exp_1``."""
+
+    id = "exp_1"
+    inventory_item_id = "inv_1"
+    product_id = "prod_1"
+    warehouse_id = "wh_1"
+    sku = "WIDGET-2"
+    quantity = 40
+    received_quantity = 0
+    outstanding_quantity = 40
+    discrepancy = 0
+    expected_at = NOW + timedelta(days=1)
+    is_overdue = False
+    status = "EXPECTED"
+    reference_type = "PURCHASE_ORDER"
+    reference_number = "PO-12345"
+    reason = None
+    version = 1
     created_at = NOW
     updated_at = NOW
 

@@ -7,17 +7,21 @@ from datetime import UTC, datetime
 from core.book import Book, Cause
 from core.errors import IdempotencyKeyReused, InventoryError, NotFound, Unavailable, ValidationFailed
 from core.operations import (
+    AmendExpected,
     Answer,
     ApplyProductEvent,
+    CancelExpected,
     Change,
     Confirm,
     CreateItem,
     CreateWarehouse,
+    Expect,
     Expire,
     Extend,
     Fulfil,
     Operation,
     Outcome,
+    ReceiveExpected,
     Release,
     Request,
     Reserve,
@@ -90,6 +94,11 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
                 _add_lines(needs, operation)
             case Release() | Confirm() | Extend() | Fulfil() | Expire():
                 wanted.reservation_ids.add(operation.reservation_id)
+            case Expect():
+                wanted.item_ids |= {operation.inventory_item_id} if operation.inventory_item_id else set()
+                wanted.skus |= {operation.sku} if operation.sku else set()
+            case AmendExpected() | ReceiveExpected() | CancelExpected():
+                wanted.receipt_ids.add(operation.receipt_id)
             case CreateItem():
                 needs.new_products.add(operation.product_id)
                 needs.products.add(operation.product_id)
@@ -186,6 +195,7 @@ class Batch:
         return Wanted(
             item_ids=set().union(*(wanted.item_ids for wanted in needs)),
             reservation_ids=set().union(*(wanted.reservation_ids for wanted in needs)),
+            receipt_ids=set().union(*(wanted.receipt_ids for wanted in needs)),
             warehouse_ids=set().union(*(wanted.warehouse_ids for wanted in needs)),
             places=set().union(*(wanted.places for wanted in needs)),
             whole_products=transfers.union(*(wanted.whole_products for wanted in needs)),
@@ -195,12 +205,14 @@ class Batch:
         )
 
     def _touchable(self) -> list[Item]:
-        """Items that an operation, its SKU or a reservation names; others were only looked at."""
+        """Items that an operation, its SKU, a reservation or receipt names; others were only looked at."""
         skus = set().union(*(work.needs.wanted.skus for work in self._works))
         named = set().union(*(work.needs.wanted.item_ids for work in self._works))
         asked = set().union(*(work.needs.wanted.reservation_ids for work in self._works))
         held = (held for id, held in self.book.reservations.items() if id in asked)
         named |= {line.inventory_item_id for reservation in held for line in reservation.lines}
+        receipts = set().union(*(work.needs.wanted.receipt_ids for work in self._works)) & self.book.receipts.keys()
+        named |= {self.book.receipts[id].inventory_item_id for id in receipts}
         return [item for item in self.book.items.values() if item.id in named or item.sku in skus]
 
     def _outcomes(self, request: Request, stored: dict[_Scope, StoredAnswer]) -> list[Outcome] | InventoryError:

@@ -18,7 +18,16 @@ from core.events import Event, Metadata, OutboxRow, Payload, ProductEvent
 from core.ids import new_event_id, new_id
 from core.operations import EventOutcome
 from core.sourcing import STRATEGIES, Strategy
-from core.stock import Item, Product, Reservation, StockTransaction, TransactionType, Warehouse
+from core.stock import (
+    ExpectedReceipt,
+    Item,
+    Product,
+    Reservation,
+    StockTransaction,
+    TransactionType,
+    Warehouse,
+    restock_expected,
+)
 
 SYSTEM = "inventory-service"
 """The actor of what the service does by itself."""
@@ -29,6 +38,7 @@ class Book:
     """The stock a batch has locked and loaded, and everything the batch has decided about it so far.
 
     ``now`` is the database's clock, read under the locks and never below the last change recorded for these products.
+    Of a product that expects something its open receipts and their items are here, whatever else is.
     Entities are replaced, never mutated: what was loaded stays readable in ``loaded``.
     """
 
@@ -36,6 +46,7 @@ class Book:
     products: dict[str, Product] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+    receipts: dict[str, ExpectedReceipt] = field(default_factory=dict)
     warehouses: dict[str, Warehouse] = field(default_factory=dict)
     ledger: list[StockTransaction] = field(default_factory=list)
     outbox: list[OutboxRow] = field(default_factory=list)
@@ -48,7 +59,7 @@ class Book:
 
     def __post_init__(self) -> None:
         # Ids differ by prefix; products are named by others, so theirs are kept apart.
-        self.loaded = {**self.items, **self.reservations, **self.warehouses}
+        self.loaded = {**self.items, **self.reservations, **self.receipts, **self.warehouses}
         self.loaded |= {f"product:{product.id}": product for product in self.products.values()}
         for item in self.items.values():
             self._index(item)
@@ -132,6 +143,11 @@ class Book:
         items = self.of(sku=None, product_id=product_id)
         return [item for item in items if sku is None or item.sku == sku]
 
+    def restock_expected(self, product_id: str) -> datetime | None:
+        """Return when more of a product is expected next, None when nobody knows."""
+        receipts = [each for each in self.receipts.values() if each.product_id == product_id and each.is_open]
+        return restock_expected((self.items[each.inventory_item_id] for each in receipts), receipts, self.now)
+
     def _forget(self, item: Item) -> None:
         del self._places[item.sku, item.warehouse_id]
         self._named["sku", item.sku].remove(item.id)
@@ -173,6 +189,7 @@ class Posting:
         on_hand: int = 0,
         reserved: int = 0,
         reservation_id: str | None = None,
+        expected_receipt_id: str | None = None,
         **fields: Any,
     ) -> Item:
         """Move an item's balances by ``on_hand`` and ``reserved`` units, set ``fields``, and write the ledger row."""
@@ -198,6 +215,7 @@ class Posting:
             reference_type=self.reference_type,
             reference_number=self.reference_number,
             reservation_id=reservation_id,
+            expected_receipt_id=expected_receipt_id,
             actor=self.cause.actor,
             correlation_id=self.cause.correlation_id or id,
             occurred_at=self.occurred_at,
@@ -225,10 +243,18 @@ class Posting:
             revision=before.revision + 1,
             updated_at=self.book.now,
         )
-        payloads = [*_payloads(before, product, moved), *self._expiries(product, moved)]
+        payloads = [*self._payloads(before, product, moved), *self._expiries(product, moved)]
         for offset, (row, payload) in enumerate(payloads, start=1):
             self.book.outbox.append(_event(payload, row, before.sequence + offset))
         self.book.products[product.id] = replace(product, sequence=before.sequence + len(payloads))
+
+    def _payloads(
+        self, before: Product, product: Product, moved: "list[_Moved]"
+    ) -> Iterable[tuple[StockTransaction, Payload]]:
+        yield from _levels(product, moved)
+        if product.is_out_of_stock != before.is_out_of_stock:
+            restock = self.book.restock_expected(product.id) if product.total_expected else None
+            yield _crossing(product, moved, restock)
 
     def _expiries(self, product: Product, moved: "list[_Moved]") -> Iterable[tuple[StockTransaction, Payload]]:
         for _, item, row in moved:
@@ -255,10 +281,10 @@ def _available(item: Item | None) -> int:
     return item.available if item else 0
 
 
-def _payloads(before: Product, product: Product, moved: list[_Moved]) -> Iterable[tuple[StockTransaction, Payload]]:
-    changed = [(old, new, row) for old, new, row in moved if new.available != _available(old)]
-    for old, new, row in changed:
-        yield row, _level_changed(product, old, new, row)
+def _levels(product: Product, moved: list[_Moved]) -> Iterable[tuple[StockTransaction, Payload]]:
+    for old, new, row in moved:
+        if new.available != _available(old):
+            yield row, _level_changed(product, old, new, row)
     for old, new, row in moved:
         if new.is_low and not (old and old.is_low):
             yield (
@@ -274,8 +300,6 @@ def _payloads(before: Product, product: Product, moved: list[_Moved]) -> Iterabl
                     is_out_of_stock=product.is_out_of_stock,
                 ),
             )
-    if product.is_out_of_stock != before.is_out_of_stock:
-        yield _crossing(product, changed)
 
 
 def _level_changed(product: Product, old: Item | None, new: Item, row: StockTransaction) -> Payload:
@@ -295,17 +319,16 @@ def _level_changed(product: Product, old: Item | None, new: Item, row: StockTran
     )
 
 
-def _crossing(product: Product, changed: list[_Moved]) -> tuple[StockTransaction, Payload]:
+def _crossing(product: Product, moved: list[_Moved], restock: datetime | None) -> tuple[StockTransaction, Payload]:
     """Tell that the product ran out or came back: the last item that changed is the one that caused it."""
-    out = product.is_out_of_stock
-    _, new, row = changed[-1]
-    if out:
+    _, new, row = [(old, new, row) for old, new, row in moved if new.available != _available(old)][-1]
+    if product.is_out_of_stock:
         return row, events.OutOfStock(
             **_subject(new),
             transaction_id=row.id,
             total_quantity_available=0,
             total_quantity_reserved=product.total_reserved,
-            restock_expected=None,
+            restock_expected=restock,
         )
     return row, events.BackInStock(
         **_subject(new),

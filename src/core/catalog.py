@@ -14,6 +14,7 @@ from core.book import Book, Cause, Posting
 from core.errors import SkuConflict, ValidationFailed
 from core.events import ProductEvent
 from core.operations import ApplyProductEvent, EventOutcome, EventPolicy
+from core.receipts import record
 from core.stock import Catalog, Item, Product, Status, Variant
 
 FUTURE = timedelta(minutes=5)
@@ -136,7 +137,12 @@ def _claims(product: Product, sku: str) -> bool:
 
 
 def _remap(book: Book, item: Item, product_id: str, catalog: Catalog, cause: Cause) -> None:
-    """Move an item with its stock from one product to another: all of it leaves there, all of it arrives here."""
+    """Move an item with its stock from one product to another: all of it leaves there, all of it arrives here.
+
+    What is expected of it goes with it, before anybody is told when more will come.
+    """
+    for receipt in [each for each in book.receipts.values() if each.inventory_item_id == item.id]:
+        record(book, receipt, replace(receipt, product_id=product_id))
     leaving = Posting(book, cause, None)
     leaving.reason = f"SKU moved to product {product_id}"
     gone = leaving.post(item, "REMAP_OUT", on_hand=-item.on_hand, reserved=-item.reserved)

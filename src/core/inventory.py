@@ -5,7 +5,7 @@ nobody is answered from before the question was asked (rule R24).
 """
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 
 from core.errors import NotFound
 from core.stock import (
@@ -17,6 +17,7 @@ from core.stock import (
     Warehouse,
     WarehouseInventory,
     lead_time_text,
+    restock_expected,
 )
 from ports.store import ProductStock, Store
 
@@ -53,6 +54,7 @@ class Inventory:
                 for item in stock.items
             ),
             sequence=product.sequence,
+            restock_expected=restock_expected(stock.items, stock.supplies, datetime.now(UTC)),
         )
 
     async def availability(self, item_id: str, *, quantity: int, all_warehouses: bool) -> Availability:
@@ -62,7 +64,8 @@ class Inventory:
             NotFound: there is no such item.
             Unavailable: the store is away.
         """
-        items = await self._store.same_sku(item_id)
+        stock = await self._store.same_sku(item_id)
+        items = stock.items
         warehouses = await self._store.warehouses()
         if not items:
             raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
@@ -75,7 +78,7 @@ class Inventory:
             available_quantity=available,
             requested_quantity=quantity,
             lead_time_estimate=lead_time_text(shipping(items, warehouses, quantity)) if enough else None,
-            restock_expected=None,
+            restock_expected=restock_expected(items, stock.supplies, datetime.now(UTC)),
         )
 
     async def item_as_of(self, item_id: str, at: datetime) -> Balance:

@@ -4,7 +4,7 @@ Goods that move in the world are recorded for inactive items too; only a reserva
 """
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import UNSET
@@ -42,8 +42,7 @@ def change(book: Book, operation: Change, cause: Cause) -> StockChange:
             f"The item is at version {item.version}, not {operation.expected_version}: read it again and decide anew.",
             currentVersion=item.version,
         )
-    if operation.occurred_at is not None and operation.occurred_at > book.now + timedelta(seconds=1):
-        raise ValidationFailed("occurredAt lies in the future; say when it happened, or leave it out.")
+    check_occurred(book, operation.occurred_at)
     posting = Posting(book, cause, operation)
     CHANGES[type(operation)](posting, item, operation)
     posting.close()
@@ -51,12 +50,12 @@ def change(book: Book, operation: Change, cause: Cause) -> StockChange:
 
 
 def _receive(posting: Posting, item: Item, operation: Receive) -> None:
-    _check_room(item, operation.quantity)
+    check_room(item, operation.quantity)
     posting.post(item, "RECEIPT", on_hand=operation.quantity)
 
 
 def _return(posting: Posting, item: Item, operation: Return) -> None:
-    _check_room(item, operation.quantity)
+    check_room(item, operation.quantity)
     posting.post(item, "RETURN", on_hand=operation.quantity)
 
 
@@ -68,7 +67,7 @@ def _ship(posting: Posting, item: Item, operation: Ship) -> None:
 def _adjust(posting: Posting, item: Item, operation: Adjust) -> None:
     if operation.delta < 0:
         _check_unreserved(item, -operation.delta)
-    _check_room(item, operation.delta)
+    check_room(item, operation.delta)
     posting.post(item, "ADJUSTMENT", on_hand=operation.delta)
 
 
@@ -100,7 +99,7 @@ def _transfer(posting: Posting, item: Item, operation: Transfer) -> None:
             version=0,
             created_at=book.now,
         )
-    _check_room(target, operation.quantity)
+    check_room(target, operation.quantity)
     posting.post(item, "TRANSFER_OUT", on_hand=-operation.quantity)
     posting.post(target, "TRANSFER_IN", on_hand=operation.quantity)
 
@@ -150,6 +149,21 @@ def _check_unreserved(item: Item, quantity: int) -> None:
         )
 
 
-def _check_room(item: Item, quantity: int) -> None:
+def check_occurred(book: Book, at: datetime | None) -> None:
+    """Refuse what is said to happen later than now; a second is for clocks that differ.
+
+    Raises:
+        ValidationFailed: it lies in the future.
+    """
+    if at is not None and at > book.now + timedelta(seconds=1):
+        raise ValidationFailed("occurredAt lies in the future; say when it happened, or leave it out.")
+
+
+def check_room(item: Item, quantity: int) -> None:
+    """Refuse units that no balance can hold.
+
+    Raises:
+        Conflict: the item would hold more than ``BALANCE_MAX``.
+    """
     if item.on_hand + quantity > BALANCE_MAX:
         raise Conflict(f"Item {item.id} would hold more than {BALANCE_MAX} units; check the quantity.")

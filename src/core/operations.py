@@ -5,7 +5,7 @@ without looking at the stock (ranges, lengths, forbidden characters) is refused 
 """
 
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 from core.errors import KINDS, InventoryError
 from core.events import ProductEvent
 from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word
-from core.stock import Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
+from core.stock import ExpectedReceipt, Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
 
 
 class Change(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -33,10 +33,7 @@ class Change(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         if self.occurred_at is not None:
-            try:
-                force_setattr(self, "occurred_at", self.occurred_at.astimezone(UTC))
-            except OverflowError:
-                raise ValueError("occurredAt must be an instant of this calendar") from None
+            force_setattr(self, "occurred_at", _utc(self.occurred_at, "occurredAt"))
 
 
 class Receive(Change, frozen=True, tag="RECEIVE"):
@@ -192,6 +189,74 @@ class Expire(Struct, frozen=True, kw_only=True):
     reservation_id: str
 
 
+class Expect(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """Put on record that units of an item are to come; the item is named by its id, or by SKU and warehouse."""
+
+    quantity: Quantity
+    expected_at: Instant
+    inventory_item_id: Id | None = None
+    sku: Word | None = None
+    warehouse_id: Id | None = None
+    reference_type: Word | None = None
+    reference_number: Word | None = None
+    reason: Text | None = None
+
+    def __post_init__(self) -> None:
+        place = (self.sku is not None, self.warehouse_id is not None)
+        if place != ((self.inventory_item_id is None),) * 2:
+            raise ValueError("name the item by inventoryItemId, or by sku and warehouseId")
+        force_setattr(self, "expected_at", _utc(self.expected_at, "expectedAt"))
+
+
+class ExpectedPatch(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What of an open expected receipt can be amended; what is left out stays."""
+
+    quantity: Quantity | UnsetType = UNSET
+    expected_at: Instant | UnsetType = UNSET
+    reference_type: Word | UnsetType | None = UNSET
+    reference_number: Word | UnsetType | None = UNSET
+    reason: Text | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        if self.expected_at is not UNSET:
+            force_setattr(self, "expected_at", _utc(self.expected_at, "expectedAt"))
+
+
+class AmendExpected(Struct, frozen=True, kw_only=True):
+    """Amend an expected receipt; ``if_match`` is the version the caller saw, None for any."""
+
+    receipt_id: str
+    patch: ExpectedPatch
+    if_match: int | None = None
+
+
+class ReceiveBody(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What came of an expected receipt, be it less or more than expected; with ``close`` no more will come."""
+
+    quantity: Quantity
+    close: bool = False
+    reason: Text | None = None
+    occurred_at: Instant | None = None
+
+    def __post_init__(self) -> None:
+        if self.occurred_at is not None:
+            force_setattr(self, "occurred_at", _utc(self.occurred_at, "occurredAt"))
+
+
+class ReceiveExpected(Struct, frozen=True, kw_only=True):
+    """Goods that were expected came in."""
+
+    receipt_id: str
+    body: ReceiveBody
+
+
+class CancelExpected(Struct, frozen=True, kw_only=True):
+    """Nothing (more) will come of an expected receipt; on an ended one nothing changes."""
+
+    receipt_id: str
+    reason: str | None = None
+
+
 class CreateItem(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
     """Start keeping stock of a SKU in a warehouse."""
 
@@ -294,10 +359,13 @@ class EventOutcome(Struct, frozen=True, kw_only=True):
 
 
 ReservationStep = Release | Confirm | Extend | Fulfil | Expire
+ReceiptStep = AmendExpected | ReceiveExpected | CancelExpected
 Operation = (
     StockOperation
     | Reserve
     | ReservationStep
+    | Expect
+    | ReceiptStep
     | ApplyProductEvent
     | CreateItem
     | UpdateItem
@@ -314,10 +382,11 @@ class StockChange(Struct, frozen=True, rename="camel"):
     item: Item
 
 
-Result = StockChange | Reservation | Item | Product | Warehouse | EventOutcome
+Result = StockChange | Reservation | ExpectedReceipt | Item | Product | Warehouse | EventOutcome
 _RESULTS: dict[type, type] = {
     Reserve: Reservation,
     **dict.fromkeys((Release, Confirm, Extend, Fulfil, Expire), Reservation),
+    **dict.fromkeys((Expect, AmendExpected, ReceiveExpected, CancelExpected), ExpectedReceipt),
     ApplyProductEvent: EventOutcome,
     CreateItem: Item,
     UpdateItem: Item,
@@ -325,6 +394,13 @@ _RESULTS: dict[type, type] = {
     CreateWarehouse: Warehouse,
     UpdateWarehouse: Warehouse,
 }
+
+
+def _utc(instant: datetime, name: str) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name} must be an instant of this calendar") from None
 
 
 def check_lead_time(days: LeadTime) -> None:

@@ -2,7 +2,7 @@
 
 ``decide`` either changes the book (balances, ledger rows, events) or raises and leaves it as it was. Nothing here reads
 a clock, a database or a setting. Stock operations are ruled by ``movements.py``, reservations by ``reservations.py``,
-product events by ``catalog.py``; items, products and warehouses here.
+expected receipts by ``receipts.py``, product events by ``catalog.py``; items, products and warehouses here.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from core.operations import (
     ApplyProductEvent,
     CreateItem,
     CreateWarehouse,
+    Expect,
     Operation,
     Reserve,
     Result,
@@ -28,6 +29,7 @@ from core.operations import (
     UpdateProduct,
     UpdateWarehouse,
 )
+from core.receipts import RECEIPT_STEPS, expect
 from core.reservations import STEPS, reserve
 from core.stock import Item, Product, TransactionType, Warehouse
 
@@ -142,7 +144,9 @@ def _check_match(if_match: int | None, version: int) -> None:
 _RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {
     **dict.fromkeys(CHANGES, change),
     **STEPS,
+    **RECEIPT_STEPS,
     Reserve: reserve,
+    Expect: expect,
     ApplyProductEvent: apply_product_event,
     CreateItem: _create_item,
     UpdateItem: _update_item,

@@ -3,7 +3,7 @@
 Quantities are whole units. The wire says ``quantityAvailable`` where the model says ``available``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ TransactionType = Literal[
     "REMAP_IN",
 ]
 ReservationStatus = Literal["HELD", "CONFIRMED", "FULFILLED", "RELEASED", "EXPIRED"]
+ExpectedReceiptStatus = Literal["EXPECTED", "PARTIALLY_RECEIVED", "RECEIVED", "CANCELLED"]
 
 LOW_STOCK_THRESHOLD = 10
 """A product's ``low_stock_threshold`` until somebody sets another (units)."""
@@ -98,13 +99,14 @@ class Product(Struct, frozen=True, rename="camel", kw_only=True):
     """A product as the Product Service names it, with the totals over its items.
 
     Its row is the lock: whatever changes the product's stock takes it first. ``sequence`` counts its events,
-    ``revision`` every change a reader can see (rule R13).
+    ``revision`` every change a reader can see (rule R13). ``total_expected`` is what expected receipts still bring.
     """
 
     id: str
     total_on_hand: int = field(name="totalQuantityOnHand")
     total_reserved: int = field(name="totalQuantityReserved")
     total_available: int = field(name="totalQuantityAvailable")
+    total_expected: int = field(name="totalQuantityExpected", default=0)
     low_stock_threshold: int
     status: Status
     sequence: int
@@ -188,6 +190,7 @@ class StockTransaction(Struct, frozen=True, rename="camel", kw_only=True):
     reference_type: str | None
     reference_number: str | None
     reservation_id: str | None
+    expected_receipt_id: str | None = None
     actor: str
     correlation_id: str
     occurred_at: datetime
@@ -247,6 +250,62 @@ class Reservation(Struct, frozen=True, rename="camel", kw_only=True):
     explanation: tuple[Choice, ...] | UnsetType = UNSET
 
 
+class ExpectedReceipt(Struct, frozen=True, rename="camel", kw_only=True):
+    """Units of an item that are to come, such as a line of a purchase order.
+
+    It is open while something is outstanding: as much as was expected has not come, and nobody has said that no more
+    will. What a RECEIVED one brought beyond (or, negative, short of) ``quantity`` is its ``discrepancy``. An open one
+    whose time has passed is overdue: it is still expected, but its date promises nothing any more. ``reason`` is what
+    was last said of it.
+    """
+
+    id: str
+    inventory_item_id: str
+    product_id: str
+    warehouse_id: str
+    sku: str
+    quantity: int
+    received_quantity: int
+    outstanding_quantity: int
+    discrepancy: int = 0
+    expected_at: datetime
+    is_overdue: bool = False
+    status: ExpectedReceiptStatus
+    reference_type: str | None
+    reference_number: str | None
+    reason: str | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still to come."""
+        return self.outstanding_quantity > 0
+
+    def changed(self, now: datetime, *, ended: bool = False, **fields: Any) -> "ExpectedReceipt":
+        """Return the next version with ``fields`` replaced and what follows from them; ``ended``: no more will come."""
+        receipt = replace(self, version=self.version + 1, updated_at=now, **fields)
+        some, missing = receipt.received_quantity > 0, receipt.quantity - receipt.received_quantity
+        status: ExpectedReceiptStatus = "PARTIALLY_RECEIVED" if some else "EXPECTED"
+        if ended or missing <= 0:
+            status, missing = "RECEIVED" if some else "CANCELLED", 0
+        return replace(receipt, status=status, outstanding_quantity=missing).seen(now)
+
+    def seen(self, now: datetime) -> "ExpectedReceipt":
+        """Return it as it looks at ``now``."""
+        over = self.received_quantity - self.quantity if self.status == "RECEIVED" else 0
+        return replace(self, discrepancy=over, is_overdue=self.is_open and self.expected_at <= now)
+
+
+class Supply(Struct, frozen=True):
+    """Units of an item that an open expected receipt still brings, and when."""
+
+    inventory_item_id: str
+    quantity: int
+    expected_at: datetime
+
+
 class Balance(Struct, frozen=True, rename="camel", kw_only=True):
     """What was on record of an item at an instant, and the ledger row that made it so (rule R12)."""
 
@@ -303,6 +362,20 @@ class Availability(Struct, frozen=True, rename="camel"):
     requested_quantity: int
     lead_time_estimate: str | None
     restock_expected: datetime | None
+
+
+def restock_expected(
+    items: Iterable[Item], supplies: Iterable[Supply | ExpectedReceipt], now: datetime
+) -> datetime | None:
+    """Return when more of these items is expected next, None when nobody knows.
+
+    What is overdue may come at any time, so its date says nothing; what comes for an inactive item is not for sale.
+    """
+    for_sale = {item.id for item in items if item.status == "ACTIVE"}
+    return min(
+        (each.expected_at for each in supplies if each.inventory_item_id in for_sale and each.expected_at > now),
+        default=None,
+    )
 
 
 def lead_time_text(warehouses: Sequence[Warehouse]) -> str | None:

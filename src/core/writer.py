@@ -200,8 +200,10 @@ class Writer:
         """Find out which products each request touches."""
         items = set().union(*(work.needs.wanted.item_ids for work in works))
         reservations = set().union(*(work.needs.wanted.reservation_ids for work in works))
+        receipts = set().union(*(work.needs.wanted.receipt_ids for work in works))
         unknown = [id for id in items if id not in self._product_of]
-        found = await transaction.resolve(unknown, reservations) if unknown or reservations else {}
+        asked = unknown or reservations or receipts
+        found = await transaction.resolve(unknown, reservations, receipts) if asked else {}
         skus = set().union(*(work.needs.wanted.skus for work in works))
         of_sku = await transaction.products_of(skus) if skus else {}
         for id in unknown:
@@ -212,6 +214,7 @@ class Writer:
             work.products = set(needs.products)
             work.products |= {self._product_of[id] for id in needs.wanted.item_ids if id in self._product_of}
             work.products |= set().union(*(found.get(id, set()) for id in needs.wanted.reservation_ids))
+            work.products |= set().union(*(found.get(id, set()) for id in needs.wanted.receipt_ids))
             work.products |= set().union(*(of_sku.get(sku, set()) for sku in needs.wanted.skus))
 
     def _learn(self, book: Book) -> None:

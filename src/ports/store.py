@@ -16,7 +16,7 @@ from core.book import Book
 from core.events import OutboxRow
 from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
-from core.stock import Balance, Item, Product, Reservation, StockTransaction, Warehouse
+from core.stock import Balance, ExpectedReceipt, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.broker import Message
 
 T = TypeVar("T")
@@ -27,10 +27,12 @@ class Wanted(Struct, kw_only=True):
     """What a batch must read under its locks.
 
     A product named in ``whole_products`` is loaded with all its items, and with other products' items of their SKUs.
+    The open expected receipts of the locked products, and their items, are loaded anyway.
     """
 
     item_ids: set[str] = set()
     reservation_ids: set[str] = set()
+    receipt_ids: set[str] = set()
     warehouse_ids: set[str] = set()
     whole_products: set[str] = set()
     places: set[tuple[str, str]] = set()
@@ -55,8 +57,10 @@ class Transaction(Protocol):
     Leaving may raise OutcomeUnknown: the commit was sent and nobody can tell what became of it.
     """
 
-    async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
-        """Return the product ids behind each item and reservation id that exists. Takes no lock."""
+    async def resolve(
+        self, item_ids: Collection[str], reservation_ids: Collection[str], receipt_ids: Collection[str] = ()
+    ) -> Mapping[str, set[str]]:
+        """Return the product ids behind each item, reservation and expected receipt id that exists. Takes no lock."""
         ...
 
     async def products_of(self, skus: Collection[str]) -> Mapping[str, set[str]]:
@@ -118,11 +122,25 @@ class ItemFilter(Struct, frozen=True, kw_only=True):
 
 
 class ReservationFilter(Struct, frozen=True, kw_only=True):
-    """Which reservations to list; None means any."""
+    """Which reservations to list; None means any. ``confirmed_before`` asks for those confirmed earlier than that."""
 
     reference_type: str | None = None
     reference_number: str | None = None
     status: str | None = None
+    confirmed_before: datetime | None = None
+
+
+class ReceiptFilter(Struct, frozen=True, kw_only=True):
+    """Which expected receipts to list; None means any. ``overdue`` asks for those that are, or that are not."""
+
+    product_id: str | None = None
+    sku: str | None = None
+    warehouse_id: str | None = None
+    inventory_item_id: str | None = None
+    status: str | None = None
+    reference_type: str | None = None
+    reference_number: str | None = None
+    overdue: bool | None = None
 
 
 class LedgerFilter(Struct, frozen=True, kw_only=True):
@@ -137,10 +155,18 @@ class LedgerFilter(Struct, frozen=True, kw_only=True):
 
 
 class ProductStock(Struct, frozen=True):
-    """A product with all its items, as of one moment."""
+    """A product with all its items and what is still to come of them, as of one moment."""
 
     product: Product
     items: tuple[Item, ...]
+    supplies: tuple[Supply, ...] = ()
+
+
+class SkuStock(Struct, frozen=True):
+    """Items of one SKU and what is still to come of them, as of one moment."""
+
+    items: tuple[Item, ...]
+    supplies: tuple[Supply, ...]
 
 
 class AuditPage(Struct, frozen=True):
@@ -206,7 +232,7 @@ class Store(Protocol):
     # -- reads -------------------------------------------------------------------------------------------------------
 
     async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
-        """Return the known ones of these products with their items, in one statement's snapshot."""
+        """Return the known ones of these products with items and supplies, in one statement's snapshot."""
         ...
 
     async def item(self, id: str) -> Item | None:
@@ -221,7 +247,7 @@ class Store(Protocol):
         """
         ...
 
-    async def same_sku(self, item_id: str) -> tuple[Item, ...]:
+    async def same_sku(self, item_id: str) -> SkuStock:
         """Return the item and every other item of its product with its SKU; empty when there is no such item."""
         ...
 
@@ -248,6 +274,20 @@ class Store(Protocol):
 
     async def reservations(self, filter: ReservationFilter, *, cursor: str | None, limit: int) -> Page[Reservation]:
         """List reservations, oldest first.
+
+        Raises:
+            ValidationFailed: the cursor is not one of ours.
+        """
+        ...
+
+    async def expected_receipt(self, id: str) -> ExpectedReceipt | None:
+        """Return an expected receipt as it looks on the database's clock."""
+        ...
+
+    async def expected_receipts(
+        self, filter: ReceiptFilter, *, cursor: str | None, limit: int
+    ) -> Page[ExpectedReceipt]:
+        """List expected receipts in order of creation, as they look on the database's clock.
 
         Raises:
             ValidationFailed: the cursor is not one of ours.

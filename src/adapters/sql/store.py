@@ -17,16 +17,36 @@ from adapters.sql.database import Database
 from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.reconciliation import SqlReconciliation
-from adapters.sql.transaction import SqlTransaction, item_of, product_of, read_reservations, warehouse_of
+from adapters.sql.transaction import (
+    NOTHING,
+    RECEIPTS,
+    SqlTransaction,
+    item_of,
+    product_of,
+    read_reservations,
+    receipt_of,
+    warehouse_of,
+)
 from core.errors import ValidationFailed
-from core.stock import LOW_STOCK_THRESHOLD, Balance, Item, Product, Reservation, StockTransaction, Warehouse
+from core.stock import (
+    LOW_STOCK_THRESHOLD,
+    Balance,
+    ExpectedReceipt,
+    Item,
+    Reservation,
+    StockTransaction,
+    Supply,
+    Warehouse,
+)
 from ports.store import (
     Condition,
     ItemFilter,
     LedgerFilter,
     Page,
     ProductStock,
+    ReceiptFilter,
     ReservationFilter,
+    SkuStock,
     Transaction,
 )
 
@@ -82,29 +102,30 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         columns = tuple(tables.product.c.keys())
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
-            rows = [(id, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, "{}", now) for id in sorted(product_ids)]
+            rows = [(id, 0, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, "{}", now) for id in sorted(product_ids)]
             await self.database.insert(connection, tables.product, columns, rows, skip_existing=True)
             await connection.commit()
 
     # -- reads -------------------------------------------------------------------------------------------------------
 
     async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
-        """One statement, so that totals and items agree."""
+        """One statement, so that totals, items and supplies agree."""
         table, item = tables.product, tables.inventory_item
         statement = (
-            select(table, item)
-            .outerjoin_from(table, item, item.c.product_id == table.c.id)
+            _with_supplies(select(table, item).outerjoin_from(table, item, item.c.product_id == table.c.id))
             .where(self.database.among(table.c.id, product_ids))
             .order_by(item.c.id)
         )
-        width, names = len(table.c), item.c.keys()
-        found: dict[str, tuple[Product, list[Item]]] = {}
+        width, names = len(table.c), table.c.keys()
+        rows: dict[str, list[Any]] = {}
         for row in await self._all(statement):
-            product = product_of(_Named(table.c.keys(), row[:width]))
-            _, items = found.setdefault(product.id, (product, []))
-            if row[width] is not None:
-                items.append(item_of(_Named(names, row[width:])))
-        return {id: ProductStock(product, tuple(items)) for id, (product, items) in found.items()}
+            rows.setdefault(row[0], []).append(row)
+        found = {}
+        for id, of_product in rows.items():
+            stock = _sku_stock([row[width:] for row in of_product])
+            product = product_of(_Named(names, of_product[0][:width]))
+            found[id] = ProductStock(product, stock.items, stock.supplies)
+        return found
 
     async def item(self, id: str) -> Item | None:
         """By primary key."""
@@ -123,14 +144,13 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         rows = await self._all(statement)
         return _page([item_of(row) for row in rows], limit, "item", lambda item: item.id)
 
-    async def same_sku(self, item_id: str) -> tuple[Item, ...]:
+    async def same_sku(self, item_id: str) -> SkuStock:
         """A self-join."""
         table = tables.inventory_item
         asked = table.alias()
-        statement = select(table).where(
-            asked.c.id == item_id, table.c.product_id == asked.c.product_id, table.c.sku == asked.c.sku
-        )
-        return tuple(item_of(row) for row in await self._all(statement))
+        same = and_(table.c.product_id == asked.c.product_id, table.c.sku == asked.c.sku)
+        statement = _with_supplies(select(table).join_from(asked, table, same)).where(asked.c.id == item_id)
+        return _sku_stock(await self._all(statement))
 
     async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:
         """Find each item's last version by halving: versions have no gaps and recorded_at never falls along them."""
@@ -184,10 +204,42 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         table = tables.reservation.c
         statement = select(table.id).order_by(table.id).limit(limit + 1)
         statement = _narrowed(statement, table, filter, cursor, "reservation")
+        if filter.status == "CONFIRMED":
+            statement = statement.where(table.status == tables.CONFIRMED)
+        if filter.confirmed_before is not None:
+            statement = statement.where(table.confirmed_at < filter.confirmed_before)
         async with self.database.reading() as connection:
             ids = list((await connection.execute(statement)).scalars())
             found = {each.id: each for each in await read_reservations(self.database, connection, ids)}
         return _page([found[id] for id in ids], limit, "reservation", lambda reservation: reservation.id)
+
+    async def expected_receipt(self, id: str) -> ExpectedReceipt | None:
+        """By primary key."""
+        rows, now = await self._receipts(RECEIPTS.where(tables.expected_receipt.c.id == id))
+        return receipt_of(rows[0], now) if rows else None
+
+    async def expected_receipts(
+        self, filter: ReceiptFilter, *, cursor: str | None, limit: int
+    ) -> Page[ExpectedReceipt]:
+        """In order of id, which is the order of creation."""
+        table, item = tables.expected_receipt.c, tables.inventory_item.c
+        statement = _narrowed(RECEIPTS, table, filter, cursor, "receipt").order_by(table.id).limit(limit + 1)
+        for name in ("product_id", "sku", "warehouse_id"):
+            if (value := getattr(filter, name)) is not None:
+                statement = statement.where(item[name] == value)
+        rows, now = await self._receipts(statement, overdue=filter.overdue)
+        return _page([receipt_of(row, now) for row in rows], limit, "receipt", lambda receipt: receipt.id)
+
+    async def _receipts(self, statement: Select[Any], *, overdue: bool | None = None) -> tuple[Sequence[Any], datetime]:
+        """Read rows and the clock that says which of them are overdue."""
+        table = tables.expected_receipt.c
+        async with self.database.reading() as connection:
+            now, _ = await self.database.clock(connection)
+            if overdue is True:
+                statement = statement.where(table.outstanding_quantity > NOTHING, table.expected_at <= now)
+            elif overdue is False:
+                statement = statement.where((table.outstanding_quantity == NOTHING) | (table.expected_at > now))
+            return (await connection.execute(statement)).all(), now
 
     async def due(self, limit: int, *, skip: Collection[str] = ()) -> list[str]:
         """By the index of what is held."""
@@ -262,6 +314,23 @@ class _Named:
 
     def _asdict(self) -> dict[str, Any]:
         return self._fields
+
+
+def _with_supplies(statement: Select[Any]) -> Select[Any]:
+    """Add to items what is still to come of them: for each a row, or a row without."""
+    item, receipt = tables.inventory_item.c, tables.expected_receipt
+    still_to_come = and_(receipt.c.inventory_item_id == item.id, receipt.c.outstanding_quantity > NOTHING)
+    supply = (receipt.c.outstanding_quantity, receipt.c.expected_at)
+    return statement.outerjoin(receipt, still_to_come).add_columns(*supply)
+
+
+def _sku_stock(rows: Sequence[Any]) -> SkuStock:
+    """Read rows of an item's columns and its supply's; an item comes once for each of its supplies."""
+    names = tables.inventory_item.c.keys()
+    width = len(names)
+    items = {row[0]: row for row in rows if row[0] is not None}
+    supplies = (Supply(row[0], row[width], row[width + 1]) for row in rows if row[width] is not None)
+    return SkuStock(tuple(item_of(_Named(names, row[:width])) for row in items.values()), tuple(supplies))
 
 
 def _scope_in(old: Select[Any]) -> Any:

@@ -88,6 +88,7 @@ product = Table(
     Column("total_on_hand", BigInteger, nullable=False),
     Column("total_reserved", BigInteger, nullable=False),
     Column("total_available", BigInteger, nullable=False),
+    Column("total_expected", BigInteger, nullable=False, server_default=text("0")),
     Column("low_stock_threshold", BigInteger, nullable=False),
     Column("status", Text, nullable=False),
     Column("sequence", BigInteger, nullable=False),
@@ -95,6 +96,7 @@ product = Table(
     Column("catalog", Text, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     CheckConstraint("total_on_hand >= 0 AND total_reserved >= 0 AND total_available >= 0", name="totals"),
+    CheckConstraint("total_expected >= 0", name="expected"),
     **_ROOM,
 )
 
@@ -143,11 +145,19 @@ stock_transaction = Table(
     Column("reference_type", Text),
     Column("reference_number", Text),
     Column("reservation_id", Text),
+    Column("expected_receipt_id", Text),
     Column("actor", Text, nullable=False),
     Column("correlation_id", Text, nullable=False),
     Column("occurred_at", UtcTime, nullable=False),
     Column("recorded_at", UtcTime, nullable=False),
     UniqueConstraint("inventory_item_id", "item_version"),
+)
+_EXPECTED = text("expected_receipt_id IS NOT NULL")
+Index(
+    "stock_transaction_expected_receipt_idx",
+    stock_transaction.c.expected_receipt_id,
+    postgresql_where=_EXPECTED,
+    sqlite_where=_EXPECTED,
 )
 
 reservation = Table(
@@ -167,6 +177,7 @@ _HELD = text("status = 'HELD'")
 HELD: ColumnElement[str] = literal_column("'HELD'")
 """Written out, not bound: the plan of a prepared statement uses a partial index only for a constant it can see."""
 Index("reservation_due_idx", reservation.c.expires_at, postgresql_where=_HELD, sqlite_where=_HELD)
+CONFIRMED: ColumnElement[str] = literal_column("'CONFIRMED'")
 _CONFIRMED = text("status = 'CONFIRMED'")
 Index("reservation_confirmed_idx", reservation.c.id, postgresql_where=_CONFIRMED, sqlite_where=_CONFIRMED)
 
@@ -194,6 +205,36 @@ Index(
     postgresql_where=_HOLDS,
     sqlite_where=_HOLDS,
 )
+
+expected_receipt = Table(
+    "expected_receipt",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("inventory_item_id", Text, ForeignKey("inventory_item.id"), nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("received_quantity", BigInteger, nullable=False),
+    Column("outstanding_quantity", BigInteger, nullable=False),
+    Column("expected_at", UtcTime, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reference_type", Text),
+    Column("reference_number", Text),
+    Column("reason", Text),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    CheckConstraint("quantity > 0 AND received_quantity >= 0 AND outstanding_quantity >= 0", name="quantities"),
+    CheckConstraint(
+        "outstanding_quantity = "
+        "CASE WHEN status IN ('EXPECTED', 'PARTIALLY_RECEIVED') THEN quantity - received_quantity ELSE 0 END",
+        name="outstanding",
+    ),
+    Index(None, "inventory_item_id"),
+    Index(None, "reference_number"),
+)
+# Only the few that are open are in these: what every read of a product looks at, and what may be overdue.
+_OPEN = text("outstanding_quantity > 0")
+for _name, _column in (("supply", "inventory_item_id"), ("overdue", "expected_at")):
+    Index(f"expected_receipt_{_name}_idx", expected_receipt.c[_column], postgresql_where=_OPEN, sqlite_where=_OPEN)
 
 # ``id`` is drawn under the product's lock, so its order is right within a product; it only serves fairness between
 # products. What orders events is (product_id, sequence).

@@ -1,12 +1,12 @@
 """One batch's transaction: locks, reads under the locks, and the book written back in a handful of statements."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, literal, select, union_all
+from sqlalchemy import ColumnElement, Table, and_, literal, literal_column, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
@@ -14,11 +14,21 @@ from adapters.sql.database import Database, Row
 from core.book import Book
 from core.events import OutboxRow, ProductEvent
 from core.operations import EventOutcome, IdempotencyKey
-from core.stock import Catalog, Item, LeadTime, Product, Reservation, ReservationLine, StockTransaction, Warehouse
+from core.stock import (
+    Catalog,
+    ExpectedReceipt,
+    Item,
+    LeadTime,
+    Product,
+    Reservation,
+    ReservationLine,
+    StockTransaction,
+    Warehouse,
+)
 from ports.store import StoredAnswer, Wanted
 
 _PRODUCT = (
-    *("total_on_hand", "total_reserved", "total_available", "low_stock_threshold"),
+    *("total_on_hand", "total_reserved", "total_available", "total_expected", "low_stock_threshold"),
     *("status", "sequence", "revision", "catalog", "updated_at"),
 )
 _ITEM_LEVELS = (
@@ -45,15 +55,22 @@ class SqlTransaction:
         self.witness: str | None = None
         self.open = True
 
-    async def resolve(self, item_ids: Collection[str], reservation_ids: Collection[str]) -> Mapping[str, set[str]]:
-        """One statement for both kinds."""
+    async def resolve(
+        self, item_ids: Collection[str], reservation_ids: Collection[str], receipt_ids: Collection[str] = ()
+    ) -> Mapping[str, set[str]]:
+        """One statement for all kinds."""
         item, line = tables.inventory_item.c, tables.reservation_line.c
         items = select(item.id, item.product_id).where(self._database.among(item.id, item_ids))
         lines = select(line.reservation_id, item.product_id).where(
             self._database.among(line.reservation_id, reservation_ids), item.id == line.inventory_item_id
         )
+        asked = [items, lines]
+        if receipt_ids:
+            receipt = tables.expected_receipt.c
+            named = self._database.among(receipt.id, receipt_ids)
+            asked.append(select(receipt.id, item.product_id).where(named, item.id == receipt.inventory_item_id))
         found: dict[str, set[str]] = {}
-        for id, product_id in await self._connection.execute(union_all(items, lines)):
+        for id, product_id in await self._connection.execute(union_all(*asked)):
             found.setdefault(id, set()).add(product_id)
         return found
 
@@ -71,19 +88,22 @@ class SqlTransaction:
         return await self._database.lock_products(self._connection, sorted(product_ids), wait=wait)
 
     async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
-        """Clock, products, reservations, items, warehouses."""
+        """Clock, products, reservations, expected receipts, items, warehouses."""
         now, self.id = await self._database.clock(self._connection)
         products = {row.id: product_of(row) for row in await self._among(tables.product, product_ids)}
         now = max([now, *(product.updated_at for product in products.values())])
         due = await self._due(products, now)
         reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids | due)
-        promised = {line.inventory_item_id for reservation in reservations for line in reservation.lines}
-        items = await self._items(wanted, promised)
+        receipts = await self._receipts(wanted, products.values(), now)
+        named = {line.inventory_item_id for reservation in reservations for line in reservation.lines}
+        named |= {receipt.inventory_item_id for receipt in receipts}
+        items = await self._items(wanted, named)
         return Book(
             now=now,
             products=products,
             items={item.id: item for item in items},
             reservations={reservation.id: reservation for reservation in reservations},
+            receipts={receipt.id: receipt for receipt in receipts},
             warehouses={row.id: warehouse_of(row) for row in await self._warehouses(wanted)},
             events_seen=await self._events_seen(wanted.event_ids),
         )
@@ -121,9 +141,23 @@ class SqlTransaction:
         found = select(due.c.id).where(holds_some).order_by(due.c.expires_at).limit(_DUE_MAX)
         return set((await self._connection.execute(found)).scalars())
 
-    async def _items(self, wanted: Wanted, promised: set[str]) -> list[Item]:
+    async def _receipts(self, wanted: Wanted, products: Iterable[Product], now: datetime) -> list[ExpectedReceipt]:
+        """Ask only where something is known to be expected, or named."""
+        receipt, item, among = tables.expected_receipt.c, tables.inventory_item.c, self._database.among
+        asked: list[ColumnElement[bool]] = []
+        if expecting := [product.id for product in products if product.total_expected]:
+            asked.append(and_(among(item.product_id, expecting), receipt.outstanding_quantity > NOTHING))
+        if wanted.receipt_ids:
+            asked.append(among(receipt.id, wanted.receipt_ids))
+        found: dict[str, ExpectedReceipt] = {}
+        for where in asked:
+            rows = await self._connection.execute(RECEIPTS.where(where))
+            found |= {row.id: receipt_of(row, now) for row in rows}
+        return list(found.values())
+
+    async def _items(self, wanted: Wanted, named: set[str]) -> list[Item]:
         item, among = tables.inventory_item.c, self._database.among
-        where = among(item.id, wanted.item_ids | promised)
+        where = among(item.id, wanted.item_ids | named)
         if wanted.whole_products:
             # With other products' items of their SKUs: a transfer must see that its place is taken.
             own = tables.inventory_item.alias().c
@@ -177,12 +211,14 @@ class SqlTransaction:
         await self._insert(tables.inventory_item, _ITEM, changes.new_items)
         await self._insert(tables.reservation, ("id", *_RESERVATION), changes.new_reservations)
         await self._insert(tables.reservation_line, _LINE, changes.new_lines)
+        await self._insert(tables.expected_receipt, _NEW_RECEIPT, changes.new_receipts)
         updates = (
             (tables.inventory_item, ("id", "version"), _ITEM_LEVELS, changes.items),
             (tables.product, ("id", "revision"), _PRODUCT, changes.products),
             (tables.warehouse, ("id", "version"), _WAREHOUSE, changes.warehouses),
             (tables.reservation, ("id",), _STEP, changes.reservations),
             (tables.reservation_line, ("reservation_id", "line"), _UNITS, changes.lines),
+            (tables.expected_receipt, ("id", "version"), _RECEIPT, changes.receipts),
         )
         for table, keys, columns, rows in updates:
             if rows and await self._database.update(self._connection, table, keys, columns, rows) != len(rows):
@@ -209,11 +245,17 @@ _STEP = ("status", "expires_at", "confirmed_at", "updated_at")
 _RESERVATION = (*_STEP, "reference_type", "reference_number", "created_at")
 _UNITS = ("fulfilled_quantity", "released_quantity")
 _LINE = ("reservation_id", "line", "inventory_item_id", "quantity", *_UNITS)
+_RECEIPT = (
+    *("quantity", "received_quantity", "outstanding_quantity", "expected_at", "status"),
+    *("reference_type", "reference_number", "reason", "version", "updated_at"),
+)
+_NEW_RECEIPT = ("id", "inventory_item_id", "created_at", *_RECEIPT)
 _item_levels: Callable[[Item], Row] = attrgetter(*_ITEM_LEVELS)
 _reservation_row: Callable[[Reservation], Row] = attrgetter(*_RESERVATION)
 _step_row: Callable[[Reservation], Row] = attrgetter(*_STEP)
 _line_row: Callable[[ReservationLine], Row] = attrgetter("inventory_item_id", "quantity", *_UNITS)
 _units_row: Callable[[ReservationLine], Row] = attrgetter(*_UNITS)
+_receipt_row: Callable[[ExpectedReceipt], Row] = attrgetter(*_RECEIPT)
 
 
 class _Changes:
@@ -242,6 +284,7 @@ class _Changes:
             elif old is not warehouse:
                 self.warehouses.append((warehouse.id, old.version, *_warehouse_row(warehouse)))
         self._add_reservations(book)
+        self._add_receipts(book)
 
     def _add_reservations(self, book: Book) -> None:
         self.new_reservations: list[Row] = []
@@ -263,6 +306,16 @@ class _Changes:
                 for number, (before, line) in enumerate(zip(old.lines, reservation.lines, strict=True))
                 if before is not line
             ]
+
+    def _add_receipts(self, book: Book) -> None:
+        self.new_receipts: list[Row] = []
+        self.receipts: list[Row] = []
+        for receipt in book.receipts.values():
+            if (old := book.loaded.get(receipt.id)) is None:
+                row = _receipt_row(receipt)
+                self.new_receipts.append((receipt.id, receipt.inventory_item_id, receipt.created_at, *row))
+            elif old.version != receipt.version:  # one that only follows its item to another product is as it was
+                self.receipts.append((receipt.id, old.version, *_receipt_row(receipt)))
 
 
 def _product_row(product: Product) -> Row:
@@ -308,6 +361,20 @@ def warehouse_of(row: Any) -> Warehouse:
     fields = row._asdict()
     days = LeadTime(fields.pop("lead_time_min"), fields.pop("lead_time_max"))
     return Warehouse(**fields, lead_time_days=days)
+
+
+NOTHING: ColumnElement[int] = literal_column("0")
+"""Written out, not bound: only so do the indexes of what is outstanding serve a prepared statement."""
+RECEIPTS = select(
+    tables.expected_receipt,
+    *(tables.inventory_item.c[name] for name in ("product_id", "warehouse_id", "sku")),
+).join_from(tables.expected_receipt, tables.inventory_item)
+"""Expected receipts; product, warehouse and SKU are their item's."""
+
+
+def receipt_of(row: Any, now: datetime) -> ExpectedReceipt:
+    """Return the expected receipt in a row of ``RECEIPTS``, as it looks at ``now``."""
+    return ExpectedReceipt(**row._asdict()).seen(now)
 
 
 async def read_reservations(database: Database, connection: AsyncConnection, ids: Collection[str]) -> list[Reservation]:
