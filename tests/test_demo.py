@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_the_lines_it_prints_work_and_the_data_stays(tmp_path: Path) -> None:
         asked = first.copied("How much of a product is there, and where?")["data"]
         assert (asked["totalQuantityAvailable"], asked["totalQuantityReserved"]) == (85, 5)
         assert [line["quantityAvailable"] for line in asked["warehouseInventory"]] == [60, 25]
+        assert datetime.fromisoformat(asked["restockExpected"]) > datetime.now(UTC)
         assert first.copied("Can I have ten?")["data"]["leadTimeEstimate"] == "1-2 days"
         assert first.copied("Receive 25 units:")["data"]["item"]["quantityAvailable"] == 85
         assert first.copied("Reserve two for an order:")["data"]["status"] == "HELD"

@@ -17,6 +17,7 @@ from entrypoints.api.movements import MovementsPlugin
 from entrypoints.api.parameters import ParametersPlugin
 from entrypoints.api.problems import ProblemsPlugin
 from entrypoints.api.queries import QueriesPlugin
+from entrypoints.api.receipts import ReceiptsPlugin
 from entrypoints.api.reservations import ReservationsPlugin
 
 
@@ -46,6 +47,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             ManagementPlugin(),
             MovementsPlugin(),
             ReservationsPlugin(),
+            ReceiptsPlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

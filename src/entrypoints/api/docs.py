@@ -32,6 +32,7 @@ _TAGS = {
     "Inventory items": "One SKU in one warehouse.",
     "Stock operations": "The only way to change stock, and the ledger of every change.",
     "Reservations": "Units promised to a cart or order.",
+    "Expected receipts": "Units that are to come, such as the lines of a purchase order.",
     "Products": "Totals over a product's items.",
     "Service": "Health, and what errors mean.",
 }

@@ -31,6 +31,7 @@ from core.stock import (
     Availability,
     Balance,
     Catalog,
+    ExpectedReceipt,
     Item,
     LeadTime,
     Product,
@@ -120,6 +121,27 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "extendReservation": {"half an hour": {"expiresInSeconds": 1800}},
     "fulfilReservation": {"a part": {"lines": [{"inventoryItemId": _ITEM, "quantity": 1}]}},
     "releaseReservation": {"cancelled": {"reason": "Order cancelled"}},
+    "createExpectedReceipt": {
+        "purchase order": {
+            "inventoryItemId": _ITEM,
+            "quantity": 40,
+            "expectedAt": "2026-12-01T08:00:00Z",
+            "referenceType": "PURCHASE_ORDER",
+            "referenceNumber": "PO-12345",
+        },
+        "by SKU": {
+            "sku": "WIDGET-2",
+            "warehouseId": "wh_01HXYZ789GHI",
+            "quantity": 40,
+            "expectedAt": "2026-12-01T08:00:00+01:00",
+        },
+    },
+    "updateExpectedReceipt": {"late": {"expectedAt": "2026-12-08T08:00:00Z", "reason": "Held at customs"}},
+    "receiveExpectedReceipt": {
+        "a part": {"quantity": 30},
+        "all there is": {"quantity": 38, "close": True, "reason": "Two broken in transit"},
+    },
+    "cancelExpectedReceipt": {"not delivered": {"reason": "Discontinued by the supplier"}},
 }
 
 _REFUSALS: tuple[InventoryError, ...] = (
@@ -256,6 +278,24 @@ _TOLD: tuple[Any, ...] = (
         expires_at=_AT + timedelta(minutes=15),
         created_at=_AT,
         updated_at=_AT,
+    ),
+    ExpectedReceipt(
+        id="exp_01HXYZ345PQR",
+        inventory_item_id=_ITEM,
+        product_id=_PRODUCT,
+        warehouse_id=_WAREHOUSE,
+        sku="WIDGET-2",
+        quantity=40,
+        received_quantity=30,
+        outstanding_quantity=10,
+        expected_at=_AT + timedelta(days=8),
+        status="PARTIALLY_RECEIVED",
+        reference_type="PURCHASE_ORDER",
+        reference_number="PO-12345",
+        reason=None,
+        version=2,
+        created_at=_AT,
+        updated_at=_AT + timedelta(days=7),
     ),
 )
 ANSWERS: dict[type, Any] = {type(told): told for told in _TOLD}

@@ -43,10 +43,14 @@ from entrypoints.api.problems import (
 )
 from entrypoints.api.schemas import Schemas
 
-_MATCHED = ("updateWarehouse", "updateInventoryItem")
+_MATCHED = ("updateWarehouse", "updateInventoryItem", "updateExpectedReceipt")
 _REMEMBERED = ("getWarehouse", "getInventoryItem")
-_TAGGED = {"createWarehouse": 201, "createInventoryItem": 201, **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200)}
-_LOCATED = ("createWarehouse", "createInventoryItem", "reserve")
+_TAGGED = {
+    **dict.fromkeys(("createWarehouse", "createInventoryItem", "createExpectedReceipt"), 201),
+    **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200),
+    **dict.fromkeys(("getExpectedReceipt", "receiveExpectedReceipt", "cancelExpectedReceipt"), 200),
+}
+_LOCATED = ("createWarehouse", "createInventoryItem", "reserve", "createExpectedReceipt")
 _NAMES_NOTHING = ("createWarehouse",)
 _NEVER_AWAY = ("live", "explainProblem")
 _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
@@ -57,7 +61,9 @@ _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     "confirmReservation": (ReservationExpired, Conflict),
     "extendReservation": (ReservationExpired, Conflict),
     "fulfilReservation": (InsufficientStock, ReservationExpired, Conflict),
+    **dict.fromkeys(("updateExpectedReceipt", "receiveExpectedReceipt"), (Conflict,)),
     **dict.fromkeys(("updateWarehouse", "updateInventoryItem", "updateProduct", "releaseReservation"), ()),
+    **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt"), ()),
 }
 _ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)
 _TEXTS = {

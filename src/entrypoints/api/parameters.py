@@ -19,7 +19,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from core.errors import ValidationFailed
 from core.fields import QUANTITY_MAX, Instant
 from core.ids import ID_PATTERN
-from core.stock import ReservationStatus, TransactionType
+from core.stock import ExpectedReceiptStatus, ReservationStatus, TransactionType
 
 # Beside control characters also lone surrogates: a URL can hold them on some servers, a database never.
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$(?!\n)"
@@ -69,7 +69,16 @@ Since: TypeAlias = Annotated[
 Until: TypeAlias = Annotated[
     str | None, QueryParameter(name="until", format="date-time", description=f"Recorded before then. {_WHEN}")
 ]
+ConfirmedBefore: TypeAlias = Annotated[
+    str | None,
+    QueryParameter(name="confirmedBefore", format="date-time", description=f"Confirmed earlier than that. {_WHEN}"),
+]
 ReservationState: TypeAlias = Annotated[ReservationStatus | None, QueryParameter(name="status")]
+ReceiptState: TypeAlias = Annotated[ExpectedReceiptStatus | None, QueryParameter(name="status")]
+OverdueFilter: TypeAlias = Annotated[
+    bool | None, QueryParameter(name="overdue", description="Still expected although its time has passed, or not.")
+]
+ItemFilter: TypeAlias = Annotated[str | None, QueryParameter(name="inventoryItemId", pattern=ID_PATTERN)]
 WarehouseFilter: TypeAlias = Annotated[str | None, QueryParameter(name="warehouseId", pattern=ID_PATTERN)]
 StatusFilter: TypeAlias = Annotated[Literal["ACTIVE", "INACTIVE"] | None, QueryParameter(name="status")]
 StockFilter: TypeAlias = Annotated[

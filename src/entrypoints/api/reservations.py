@@ -14,7 +14,16 @@ from core.operations import Confirm, Extend, ExtendBody, Fulfil, FulfilBody, Rel
 from core.stock import Reservation
 from core.writer import Writer
 from entrypoints.api.bodies import Strict
-from entrypoints.api.parameters import Cursor, Id, Limit, ReferenceNumber, ReferenceType, ReservationState
+from entrypoints.api.parameters import (
+    ConfirmedBefore,
+    Cursor,
+    Id,
+    Limit,
+    ReferenceNumber,
+    ReferenceType,
+    ReservationState,
+    instant,
+)
 from entrypoints.api.replies import Reply, answers, ok, page
 from entrypoints.api.writing import perform
 from ports.store import ReservationFilter, Store
@@ -52,11 +61,20 @@ async def list_reservations(
     reference_type: ReferenceType = None,
     reference_number: ReferenceNumber = None,
     status: ReservationState = None,
+    confirmed_before: ConfirmedBefore = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Reply:
-    """List reservations, oldest first; filters narrow each other. `confirmedAt` tells the age of a confirmed one."""
-    wanted = ReservationFilter(reference_type=reference_type, reference_number=reference_number, status=status)
+    """List reservations, oldest first; filters narrow each other.
+
+    `status=CONFIRMED&confirmedBefore=…` finds orders that were confirmed long ago and have not left yet.
+    """
+    wanted = ReservationFilter(
+        reference_type=reference_type,
+        reference_number=reference_number,
+        status=status,
+        confirmed_before=instant(confirmed_before, "confirmedBefore"),
+    )
     return page(await store.reservations(wanted, cursor=cursor, limit=limit))
 
 

@@ -5,12 +5,12 @@ from typing import Any
 from litestar import Request
 
 from core.errors import InventoryError, ValidationFailed
-from core.operations import Operation, Outcome, UpdateItem, UpdateWarehouse
+from core.operations import AmendExpected, Operation, Outcome, UpdateItem, UpdateWarehouse
 from core.operations import Request as Submission
 from core.writer import Writer
 from entrypoints.api.headers import header, idempotency_key
 
-_VERSIONED = (UpdateItem, UpdateWarehouse)
+_VERSIONED = (UpdateItem, UpdateWarehouse, AmendExpected)
 _OVERHEAD = 512
 """Bytes that the smallest request weighs while it waits."""
 

@@ -1,13 +1,14 @@
 """The demo's stock: three warehouses and two hundred products, the first of them the specification's own example.
 
-The same every time, so that two people look at the same numbers.
+The same every time, so that two people look at the same numbers; only what is expected is some days from today.
 """
 
 import random
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 from core.errors import InventoryError
-from core.operations import CreateItem, CreateWarehouse, Operation, Request, Reserve, ReserveLine
+from core.operations import CreateItem, CreateWarehouse, Expect, Operation, Request, Reserve, ReserveLine
 from core.stock import Item, LeadTime
 from core.writer import Writer
 
@@ -35,11 +36,17 @@ async def load(writer: Writer, advance: Callable[[int], None]) -> None:
     await _submit(writer, list(_WAREHOUSES))
     example = await _submit(writer, list(_example()))
     await _submit(writer, [_hold(item, quantity) for item, quantity in zip(example, (3, 2), strict=True)])
+    await _submit(writer, [_order("WIDGET-2", _SEATTLE, days=7)])
     advance(1)
     made: list[Operation] = []
     products = 0
     for creates in _others():
         made += creates
+        made += [
+            _order(item.sku, item.warehouse_id, days=3 + len(made) % 14)
+            for item in creates
+            if not item.initial_quantity
+        ]
         products += 1
         if len(made) >= _PER_REQUEST:
             await _submit(writer, made)
@@ -69,6 +76,19 @@ def _hold(item: object, quantity: int) -> Reserve:
         reference_type="ORDER",
         reference_number="SO-1",
         expires_in_seconds=86_400,
+    )
+
+
+def _order(sku: str, warehouse_id: str, *, days: int) -> Expect:
+    """Fifty units are to come in so many days, at eight in the morning."""
+    at = datetime.now(UTC).replace(hour=8, minute=0, second=0, microsecond=0) + timedelta(days=days)
+    return Expect(
+        sku=sku,
+        warehouse_id=warehouse_id,
+        quantity=50,
+        expected_at=at,
+        reference_type="PURCHASE_ORDER",
+        reference_number=f"PO-{at:%m%d}-{warehouse_id[-3:]}",
     )
 
 
