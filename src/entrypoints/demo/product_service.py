@@ -1,0 +1,279 @@
+"""A stand-in Product Service: the specification's endpoints and events, for the demo and for tests.
+
+It asks for the role ``inventory-service`` where the specification does; its products are changed, and its faults
+ordered, with the role ``product-manager``, which is its own. It keeps everything in memory.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import asdict, replace
+
+from adapters.tokens import Verifier
+from core.errors import Unauthorized
+from core.events import PRODUCT_EXCHANGE, ProductVariant
+from core.fields import Text, Word
+from core.ids import new_event_id, new_id
+from entrypoints.demo.misbehaviour import Answer, Misbehaviour, send, spoil
+from ports.broker import Message
+
+READER, MANAGER = "inventory-service", "product-manager"
+REMEMBERED = 100_000
+_HEAD_MAX, _BODY_MAX = 16 * 1024, 256 * 1024
+_encode = msgspec.json.encode
+
+
+class StoredProduct(Struct, frozen=True, rename="camel", kw_only=True):
+    """A product as the stand-in keeps and tells it."""
+
+    id: str
+    sku: Word
+    name: Text
+    variants: tuple[ProductVariant, ...] = ()
+
+
+class NewProduct(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What a product is made of; an id is made up where none is given."""
+
+    sku: Word
+    name: Text
+    id: Word | None = None
+    variants: tuple[ProductVariant, ...] = ()
+
+
+class ProductEdit(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """What changes of a product."""
+
+    sku: Word | UnsetType = UNSET
+    name: Text | UnsetType = UNSET
+    variants: tuple[ProductVariant, ...] | UnsetType = UNSET
+
+
+class Asked(NamedTuple):
+    """A request that came: when (the loop's clock), method, path as it stood, and the caller's correlation id."""
+
+    at: float
+    method: str
+    path: str
+    correlation_id: str | None
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ProductService:
+    """The stand-in. Its events carry no variants, as in the specification's example: whoever needs them asks.
+
+    Args:
+        verifier: judges the callers' tokens.
+        publish: sends events to a broker; without it nobody is told of changes.
+        prefix: what its paths begin with, such as ``/api/v2``.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        publish: Callable[[Sequence[Message]], Awaitable[object]] | None = None,
+        prefix: str = "",
+    ) -> None:
+        self.products: dict[str, StoredProduct] = {}
+        self.misbehaviour: Misbehaviour | None = None
+        self.asked: deque[Asked] = deque(maxlen=REMEMBERED)
+        self._verifier = verifier
+        self._publish = publish
+        self._prefix = prefix
+        self._talking: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """Serve while the block runs, and yield the base URL. Port 0 takes a free one."""
+        server = await asyncio.start_server(self._connected, host, port, limit=_HEAD_MAX)
+        address, number = server.sockets[0].getsockname()[:2]
+        try:
+            yield (
+                f"http://[{address}]:{number}{self._prefix}"
+                if ":" in address
+                else f"http://{address}:{number}{self._prefix}"
+            )
+        finally:
+            server.close()
+            for task in self._talking:
+                task.cancel()
+            await asyncio.gather(*self._talking, return_exceptions=True)
+
+    async def create(self, new: NewProduct) -> StoredProduct:
+        """Add a product, and tell.
+
+        Raises:
+            ValueError: there is one of that id.
+        """
+        product = StoredProduct(id=new.id or new_id("prod"), sku=new.sku, name=new.name, variants=new.variants)
+        if product.id in self.products:
+            raise ValueError(f"There is a product {product.id} already.")
+        self.products[product.id] = product
+        await self._tell("ProductCreated", product)
+        return product
+
+    async def update(self, id: str, edit: ProductEdit) -> StoredProduct:
+        """Change a product, and tell.
+
+        Raises:
+            KeyError: there is none of that id.
+        """
+        product = replace(self.products[id], **{k: v for k, v in asdict(edit).items() if v is not UNSET})
+        self.products[id] = product
+        await self._tell("ProductUpdated", product)
+        return product
+
+    async def delete(self, id: str) -> StoredProduct:
+        """Remove a product, and tell.
+
+        Raises:
+            KeyError: there is none of that id.
+        """
+        product = self.products.pop(id)
+        await self._tell("ProductDeleted", product)
+        return product
+
+    async def _tell(self, type: str, product: StoredProduct) -> None:
+        if self._publish is None:
+            return
+        now = datetime.now(UTC)
+        id = new_event_id()
+        event = {
+            "eventId": id,
+            "eventType": type,
+            "eventVersion": "1.0.0",
+            "aggregateId": product.id,
+            "aggregateType": "Product",
+            "timestamp": now,
+            "metadata": {"correlationId": id, "source": "product-service"},
+            "payload": {"productId": product.id, "sku": product.sku, "name": product.name},
+        }
+        key = f"product.{type.lower()}.product"
+        body = _encode(event)
+        await self._publish(
+            [Message(id=id, exchange=PRODUCT_EXCHANGE, routing_key=key, body=body, type=type, timestamp=now)]
+        )
+
+    # -- HTTP --------------------------------------------------------------------------------------------------------
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._talking.add(task)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+                while (request := await _read(reader)) is not None and await self._answer(request, writer):
+                    pass
+        except asyncio.CancelledError:
+            pass  # the stand-in ends; asyncio would log it as an error of the connection
+        finally:
+            self._talking.discard(task)
+            writer.close()
+
+    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> bool:
+        path = urlsplit(request.path).path.removeprefix(self._prefix)
+        correlation_id = request.headers.get("x-correlation-id")
+        self.asked.append(Asked(asyncio.get_running_loop().time(), request.method, path, correlation_id))
+        fault = self._fault(path)
+        good = await self._good(request, path)
+        if fault is not None and not path.startswith("/misbehaviour"):
+            return await spoil(fault, good, writer)
+        await send(writer, good)
+        return True
+
+    def _fault(self, path: str) -> Misbehaviour | None:
+        fault = self.misbehaviour
+        if fault is None or not path.startswith(fault.path):
+            return None
+        if fault.times is not None:
+            self.misbehaviour = replace(fault, times=fault.times - 1) if fault.times > 1 else None
+        return fault
+
+    async def _good(self, request: _Request, path: str) -> Answer:
+        try:
+            status, data = await self._handle(request, [unquote(part) for part in path.split("/")[1:]])
+        except _Refused as refusal:
+            return _refusal(refusal.status, str(refusal))
+        except Unauthorized as error:
+            return _refusal(401, error.detail)
+        except KeyError:
+            return _refusal(404, "There is no such product.")
+        except msgspec.MsgspecError as error:
+            return _refusal(400, str(error))
+        except ValueError as error:
+            return _refusal(409, str(error))
+        return Answer(status=status, body=_encode({"success": True, "data": data}))
+
+    async def _handle(self, request: _Request, parts: list[str]) -> tuple[int, Any]:
+        match request.method, *parts:
+            case "GET", "health":
+                return 200, {"status": "ok"}
+            case "GET", "products", id:
+                self._admit(request, READER)
+                return 200, self.products[id]
+            case "GET", "products", id, "variants":
+                self._admit(request, READER)
+                return 200, self.products[id].variants
+        self._admit(request, MANAGER)
+        return await self._manage(request, parts)
+
+    async def _manage(self, request: _Request, parts: list[str]) -> tuple[int, Any]:
+        match request.method, *parts:
+            case "POST", "products":
+                return 201, await self.create(msgspec.json.decode(request.body, type=NewProduct))
+            case "PATCH", "products", id:
+                return 200, await self.update(id, msgspec.json.decode(request.body, type=ProductEdit))
+            case "DELETE", "products", id:
+                return 200, await self.delete(id)
+            case "PUT" | "DELETE" as method, "misbehaviour":
+                command = msgspec.json.decode(request.body, type=Misbehaviour) if method == "PUT" else None
+                self.misbehaviour = command
+                return 200, command
+        raise _Refused(404, "There is nothing here.")
+
+    def _admit(self, request: _Request, role: str) -> None:
+        """Let nobody past without the role."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise _Refused(401, "Send a token: Authorization: Bearer followed by the token.")
+        if role not in self._verifier.verify(token).roles:
+            raise _Refused(403, f"This needs the role {role}.")
+
+
+def _refusal(status: int, message: str) -> Answer:
+    return Answer(status=status, body=_encode({"success": False, "error": {"message": message}}))
+
+
+async def _read(reader: asyncio.StreamReader) -> _Request | None:
+    """Read a request; None where the caller has gone or says nothing this understands."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    length = int(headers.get("content-length", "0"))
+    if length > _BODY_MAX or "transfer-encoding" in headers:
+        return None
+    return _Request(method, path, headers, await reader.readexactly(length))

@@ -1,0 +1,37 @@
+"""The stand-in Product Service in the hands of the tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from adapters.tokens import KeyRing, Verifier, mint
+from core.events import ProductVariant
+from entrypoints.demo.product_service import NewProduct, ProductService
+
+SECRET = "what the Product Service and the Inventory Service share"
+AUDIENCE = "product-service"
+
+
+def verifier() -> Verifier:
+    """Judge tokens as the stand-in does."""
+    return Verifier(KeyRing(secrets=[SECRET]), issuer="inventory-service", audience=AUDIENCE)
+
+
+def sign(*roles: str) -> str:
+    """Return a token for the stand-in."""
+    return mint(SECRET, issuer="inventory-service", audience=AUDIENCE, subject="tests", roles=roles, lifetime=60)
+
+
+def ours() -> str:
+    """Return the token this service calls with."""
+    return sign("inventory-service")
+
+
+@asynccontextmanager
+async def standing_in(host: str = "127.0.0.1", **words: Any) -> AsyncIterator[tuple[ProductService, str]]:
+    """Run a stand-in with one product, which has two variants; yield it and its base URL."""
+    service = ProductService(verifier(), **words)
+    variants = (ProductVariant("var_1", "MUG-RED", "Mug, red"), ProductVariant("var_2", "MUG-BLUE", "Mug, blue"))
+    await service.create(NewProduct(id="prod_1", sku="MUG", name="Mug", variants=variants))
+    async with service.serving(host) as url:
+        yield service, url
