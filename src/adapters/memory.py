@@ -1,19 +1,21 @@
-"""Everything in this process: the broker behind ``memory://``, for the embedded mode and for tests.
+"""Everything in this process: the broker and the catalogue behind ``memory://``, for the embedded mode and for tests.
 
-It routes as RabbitMQ does, so that what works here works there. Nothing outlives the process.
+The broker routes as RabbitMQ does, so that what works here works there. Nothing outlives the process.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from adapters.handling import Work, handling
-from core.errors import Unavailable
-from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES
+from core.errors import ProductNotFound, ProductServiceUnavailable, Unavailable
+from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES, ProductVariant
 from ports.broker import Broker, Delivery, Handler, Message, Receipt, Verdict
+from ports.catalog import CatalogProduct, Condition, ProductCatalog
 
 TAP_LIMIT = 10_000
 QUEUE_LIMIT = 100_000
@@ -168,3 +170,55 @@ def _fits(pattern: list[str], words: list[str]) -> bool:
     if first == "#":
         return any(_fits(rest, words[skipped:]) for skipped in range(len(words) + 1))
     return bool(words) and first in ("*", words[0]) and _fits(rest, words[1:])
+
+
+# -- the catalogue -----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_catalog(url: str, **_: Any) -> AsyncIterator[ProductCatalog]:
+    """Open an empty catalogue of its own."""
+    yield MemoryCatalog()
+
+
+class MemoryCatalog:
+    """Products that somebody put here; ``away`` makes it as if the Product Service were."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self._products: dict[str, tuple[CatalogProduct, tuple[ProductVariant, ...]]] = {}
+        self._forced: Literal["OPEN", "CLOSED"] | None = None
+
+    def put(self, product: CatalogProduct, *variants: ProductVariant) -> None:
+        """Add a product, or replace it."""
+        self._products[product.id] = product, variants
+
+    async def product(self, id: str) -> CatalogProduct:
+        """See the port."""
+        if self._forced == "OPEN" and id in self._products:
+            return replace(self._products[id][0], stale=True)
+        return self._found(id)[0]
+
+    async def variants(self, id: str) -> tuple[ProductVariant, ...]:
+        """See the port."""
+        return self._found(id)[1]
+
+    async def ping(self) -> None:
+        """See the port."""
+        if self.away:
+            raise ProductServiceUnavailable("The Product Service is away.")
+
+    def condition(self) -> Condition:
+        """See the port: nothing is sent, so nothing fails."""
+        return Condition(circuit=self._forced or "CLOSED", forced=self._forced is not None, calls=0, failures=0)
+
+    def force(self, circuit: Literal["OPEN", "CLOSED"] | None) -> None:
+        """See the port."""
+        self._forced = circuit
+
+    def _found(self, id: str) -> tuple[CatalogProduct, tuple[ProductVariant, ...]]:
+        if self.away or self._forced == "OPEN":
+            raise ProductServiceUnavailable("The Product Service is away.")
+        if id not in self._products:
+            raise ProductNotFound(f"The Product Service has no product {id}.", productId=id)
+        return self._products[id]

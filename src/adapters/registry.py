@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 
 from core.errors import ValidationFailed
 from ports.broker import Broker
+from ports.catalog import ProductCatalog
 from ports.store import Store
 
 
@@ -18,10 +19,12 @@ from ports.store import Store
 def connect(port: Literal["store"], url: str) -> AbstractAsyncContextManager[Store]: ...
 @overload
 def connect(port: Literal["broker"], url: str) -> AbstractAsyncContextManager[Broker]: ...
-def connect(port: str, url: str) -> AbstractAsyncContextManager[Any]:
+@overload
+def connect(port: Literal["catalog"], url: str, **options: Any) -> AbstractAsyncContextManager[ProductCatalog]: ...
+def connect(port: str, url: str, **options: Any) -> AbstractAsyncContextManager[Any]:
     """Return what opens ``port`` at ``url``; entering it yields the port, leaving it closes.
 
-    The scheme is what stands before the first ``:`` or ``+``.
+    The scheme is what stands before the first ``:`` or ``+``. ``options`` are what does not belong into a URL.
 
     Raises:
         ValidationFailed: no installed package offers the scheme, or several do, or the one that does cannot be loaded.
@@ -41,5 +44,5 @@ def connect(port: str, url: str) -> AbstractAsyncContextManager[Any]:
         opener = offers[0].load()
     except (ImportError, AttributeError) as error:
         raise ValidationFailed(f"{setting}: the adapter for {offers[0].name}:// cannot be loaded: {error}.") from error
-    opened: AbstractAsyncContextManager[Any] = opener(url)
+    opened: AbstractAsyncContextManager[Any] = opener(url, **options)
     return opened

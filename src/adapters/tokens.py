@@ -15,13 +15,18 @@ import tempfile
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import jwt
 import msgspec
-from jwt.algorithms import Algorithm
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
 from msgspec import Meta, Struct
 
 from core.errors import Unauthorized, ValidationFailed
@@ -33,6 +38,12 @@ _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _REFUSED_HEADERS = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64"})
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _JWK_ALGORITHMS = {("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA", ("RSA", ""): "RS256"}
+_SIGNING = {
+    ("EC", "P-256"): ("ES256", ("crv", "kty", "x", "y")),
+    ("OKP", "Ed25519"): ("EdDSA", ("crv", "kty", "x")),
+    ("RSA", ""): ("RS256", ("e", "kty", "n")),
+}
+"""The algorithm of a key, and the members its thumbprint is made of."""
 
 T = TypeVar("T")
 Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
@@ -195,8 +206,42 @@ class Verifier:
         return Principal(claims.iss, claims.sub, frozenset(claims.roles), claims.exp)
 
 
+class SigningKey:
+    """A private key that tokens are signed with; its ``kid`` is the thumbprint of its public part (RFC 7638)."""
+
+    def __init__(self, path: str) -> None:
+        """Read the PEM file ``path``: an EC P-256 (ES256), Ed25519 (EdDSA) or RSA key (RS256).
+
+        Raises:
+            ValidationFailed: the file cannot be read, or holds no such key, or a small one.
+        """
+        try:
+            self.material: Any = load_pem_private_key(Path(path).read_bytes(), password=None)
+            public = json.loads(_jwk_of(self.material))
+            self.algorithm, members = _SIGNING[public["kty"], public.get("crv", "")]
+        except OSError as error:
+            raise ValidationFailed(f"The key file {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, TypeError, KeyError, UnsupportedAlgorithm):
+            raise ValidationFailed(
+                f"The key file {path} is unfit: it must be a PEM file, without a password, of an EC P-256, Ed25519 or "
+                "RSA private key."
+            ) from None
+        if (small := jwt.get_algorithm_by_name(self.algorithm).check_key_length(self.material)) is not None:
+            raise ValidationFailed(f"The key in {path} is too small. {small}")
+        thumbprint = json.dumps({name: public[name] for name in members}, separators=(",", ":"), sort_keys=True)
+        self.kid = urlsafe_b64encode(sha256(thumbprint.encode()).digest()).rstrip(b"=").decode()
+
+
+def _jwk_of(key: Any) -> str:
+    public = key.public_key()
+    for algorithm in (ECAlgorithm, OKPAlgorithm, RSAAlgorithm):
+        with suppress(InvalidKeyError, AttributeError):
+            return str(algorithm.to_jwk(public))
+    raise ValueError("no kind of key that signs here")
+
+
 def mint(
-    secret: str,
+    secret: str | SigningKey,
     *,
     issuer: str,
     audience: str,
@@ -205,17 +250,21 @@ def mint(
     lifetime: int,
     now: Callable[[], float] = time.time,
 ) -> str:
-    """Return a token signed with ``secret`` (HS256), good from now on for ``lifetime`` seconds.
+    """Return a token signed with ``secret`` (HS256, or by the key), good from now on for ``lifetime`` seconds.
 
     Raises:
         ValidationFailed: the secret is unfit, or the lifetime is not positive.
     """
-    _secret_key(secret, "the signing setting")
+    if isinstance(secret, str):
+        _secret_key(secret, "the signing setting")
     if lifetime <= 0:
         raise ValidationFailed("A token's lifetime must be at least one second.")
     issued = int(now())
     claims = {"iss": issuer, "aud": audience, "sub": subject, "roles": list(roles), "iat": issued}
-    return jwt.encode(claims | {"exp": issued + lifetime, "jti": secrets.token_urlsafe(16)}, secret, algorithm="HS256")
+    claims |= {"exp": issued + lifetime, "jti": secrets.token_urlsafe(16)}
+    if isinstance(secret, str):
+        return jwt.encode(claims, secret, algorithm="HS256")
+    return jwt.encode(claims, secret.material, algorithm=secret.algorithm, headers={"kid": secret.kid})
 
 
 def split_secrets(setting: str) -> list[str]:

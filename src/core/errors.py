@@ -124,6 +124,27 @@ class Busy(Unavailable):
     """Somebody else holds the product's lock for too long."""
 
 
+class ProductNotFound(NotFound):
+    """The Product Service has no product of that id; name another, or create it there first."""
+
+    code = "product_not_found"
+    title = "The Product Service does not have the product"
+
+
+class ProductServiceUnavailable(Unavailable):
+    """The Product Service did not answer in time, and this cannot be done without it; try again shortly."""
+
+    code = "product_service_unavailable"
+    title = "The Product Service is away"
+
+
+class ProductServiceProtocolError(InventoryError):
+    """The Product Service's answer is not what was agreed; its operator, or whoever set its URL here, must act."""
+
+    code = "product_service_protocol_error"
+    title = "The Product Service's answer cannot be used"
+
+
 class OutcomeUnknown(InventoryError):
     """The commit may or may not have happened; ask again with the same idempotency key."""
 

@@ -28,6 +28,7 @@ from core.errors import (
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
+    ProductServiceProtocolError,
     Unauthorized,
     Unavailable,
     ValidationFailed,
@@ -72,6 +73,7 @@ STATUS: dict[type[InventoryError], int] = {
     ContentTooLarge: 413,
     UnsupportedMediaType: 415,
     IdempotencyKeyReused: 422,
+    ProductServiceProtocolError: 502,
     Unavailable: 503,
     OutcomeUnknown: 503,
 }
