@@ -49,9 +49,11 @@ class Api(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, migrate: bool = True, plugins: Sequence[InitPlugin] = ()) -> AsyncIterator[Api]:
-    """Run the API on a new SQLite file in ``folder``."""
-    container = make_container(Config(store=f"sqlite:///{folder}/inventory.db", auth_secret=SECRET))
+async def serving(
+    folder: Path, *, migrate: bool = True, plugins: Sequence[InitPlugin] = (), **settings: Any
+) -> AsyncIterator[Api]:
+    """Run the API on a new SQLite file in ``folder``, with further ``settings``."""
+    container = make_container(Config(store=f"sqlite:///{folder}/inventory.db", auth_secret=SECRET, **settings))
     store = await container.get(Store)
     if migrate:
         await store.migrate()

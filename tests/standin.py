@@ -1,5 +1,6 @@
 """The stand-in Product Service in the hands of the tests."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,5 +34,6 @@ async def standing_in(host: str = "127.0.0.1", **words: Any) -> AsyncIterator[tu
     service = ProductService(verifier(), **words)
     variants = (ProductVariant("var_1", "MUG-RED", "Mug, red"), ProductVariant("var_2", "MUG-BLUE", "Mug, blue"))
     await service.create(NewProduct(id="prod_1", sku="MUG", name="Mug", variants=variants))
-    async with service.serving(host) as url:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    async with service.serving(socket.create_server((host, 0), family=family)) as url:
         yield service, url

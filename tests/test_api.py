@@ -16,7 +16,9 @@ from litestar import get
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
+from adapters.memory import MemoryCatalog
 from adapters.tokens import KeyRing, Verifier
+from core.catalog_watch import CatalogWatch
 from core.errors import Unavailable
 from core.operations import StockOperation
 from core.writer import Writer
@@ -517,6 +519,9 @@ async def test_every_handler_gets_its_collaborators(extended: Api) -> None:
                 assert "parameter" not in answer.text or "/schema" in url, (method, url)
 
 
+ALL_WELL = {"store": "ok", "broker": "ok", "catalog": "ok"}
+
+
 async def test_health_names_each_dependency(api: Api) -> None:
     """Everybody may ask; all is well here."""
     async with api.client() as client:
@@ -524,7 +529,7 @@ async def test_health_names_each_dependency(api: Api) -> None:
         for url in ("/health", "/health/ready"):
             answer = await client.get(url)
             assert answer.status_code == 200
-            assert answer.json()["data"] == {"status": "ok", "dependencies": {"store": "ok", "broker": "ok"}}
+            assert answer.json()["data"] == {"status": "ok", "dependencies": ALL_WELL}
 
 
 async def test_pending_migrations_make_it_not_ready(tmp_path: Path) -> None:
@@ -532,7 +537,7 @@ async def test_pending_migrations_make_it_not_ready(tmp_path: Path) -> None:
     async with serving(tmp_path, migrate=False) as api, api.client() as client:
         ready = await client.get("/health/ready")
         assert (ready.status_code, ready.json()["code"]) == (503, "unavailable")
-        assert ready.json()["dependencies"] == {"store": "pending_migrations", "broker": "ok"}
+        assert ready.json()["dependencies"] == ALL_WELL | {"store": "pending_migrations"}
         assert "retry-after" in ready.headers
         assert (await client.get("/health/live")).status_code == 200
 
@@ -556,12 +561,14 @@ class _Dependency:
         return []
 
 
-def _app_over(store: _Dependency, broker: _Dependency) -> Api:
+def _app_over(store: _Dependency, broker: _Dependency, watch: CatalogWatch | None = None) -> Api:
     verifier = Verifier(KeyRing(secrets=[SECRET]), issuer="inventory-service", audience="inventory-service")
     provider = Provider(scope=Scope.APP)
-    for port in (Store, Broker, Verifier):
-        provider.from_context(provides=port)
-    container = make_async_container(provider, context={Store: store, Broker: broker, Verifier: verifier})
+    things: dict[Any, Any] = {Store: store, Broker: broker, Verifier: verifier}
+    things[CatalogWatch] = watch or CatalogWatch(MemoryCatalog(), seconds=0)
+    for thing in things:
+        provider.from_context(provides=thing)
+    container = make_async_container(provider, context=things)
     return Api(create_app(container), container, store)  # type: ignore[arg-type]
 
 
@@ -583,7 +590,28 @@ async def test_readiness_fails_with_the_store_alone(
     body = answer.json()
     assert (answer.status_code, body.get("data", body)["status"]) == (status, word)
     expected = {"store": "unavailable" if store else "ok", "broker": "unavailable" if broker else "ok"}
-    assert body.get("data", body)["dependencies"] == expected
+    assert body.get("data", body)["dependencies"] == ALL_WELL | expected
+
+
+@pytest.mark.parametrize("why", ["it says so", "calls to it fail"])
+async def test_readiness_tells_of_the_product_service(why: str) -> None:
+    """Without it stock is sold all the same: 200 and degraded, until it is well again; nobody waits for it."""
+    catalog = MemoryCatalog()
+    watch = CatalogWatch(catalog, seconds=0)
+    async with _app_over(_Dependency(), _Dependency(), watch).client() as client:
+        catalog.away = why == "it says so"
+        catalog.force("OPEN" if why == "calls to it fail" else None)
+        await watch.look()
+        away = await client.get("/health/ready")
+    catalog.away = False
+    catalog.force(None)
+    await watch.look()
+    async with _app_over(_Dependency(), _Dependency(), watch).client() as client:
+        back = await client.get("/health/ready")
+
+    assert (away.status_code, away.json()["data"]["status"]) == (200, "degraded")
+    assert away.json()["data"]["dependencies"] == ALL_WELL | {"catalog": "unavailable"}
+    assert back.json()["data"] == {"status": "ok", "dependencies": ALL_WELL}
 
 
 async def test_health_checks_are_no_way_to_load_the_database() -> None:
@@ -625,7 +653,7 @@ async def test_the_openapi_document_tells_the_truth(api: Api) -> None:
         names = {parameter["name"] for parameter in operation["parameters"]}
         public = path.startswith(("/health", "/problems"))
         assert operation.get("security") == (None if public else [{"token": []}]), path
-        takes_body = method in ("post", "patch") and not path.endswith("/confirm")
+        takes_body = method in ("post", "put", "patch") and not path.endswith("/confirm")
         assert ("requestBody" in operation) == takes_body, path
         assert ("Idempotency-Key" in names) == (method in ("post", "patch")), path
         assert "application/problem+json" in operation["responses"]["400"]["content"], path

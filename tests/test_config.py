@@ -11,6 +11,7 @@ from adapters.tokens import split_secrets
 from core import events
 from core.errors import ValidationFailed
 from entrypoints.config import Config, SettingError, as_environment, check_processes, load, with_secret
+from entrypoints.wiring import connect_catalog
 
 SECRET = "known-to-the-tests-and-to-nobody-else"
 
@@ -145,14 +146,42 @@ def test_every_event_we_publish_can_be_required() -> None:
 
 def test_shown_settings_hold_no_secret() -> None:
     """Neither the table, nor the repr that a traceback prints, gives one away."""
-    config = read(auth_secret=SECRET, store="postgresql://user:hush@host/db", broker="amqp://user:hush@host")
+    config = read(
+        auth_secret=SECRET,
+        catalog_secret=SECRET[::-1],
+        store="postgresql://user:hush@host/db",
+        broker="amqp://user:hush@host",
+    )
     shown = {line.name: line for line in config.show()}
 
-    assert shown["INVENTORY_AUTH_SECRET"].value == "***"
+    assert shown["INVENTORY_AUTH_SECRET"].value == shown["INVENTORY_CATALOG_SECRET"].value == "***"
     assert shown["INVENTORY_STORE"].value == "postgresql://user:***@host/db"
     assert SECRET not in repr(config)
+    assert SECRET[::-1] not in repr(config)
     assert "hush" not in repr(config)
     assert all(line.description for line in shown.values())
+
+
+@pytest.mark.parametrize(
+    "toml", ["integration.productService.url = 'http://ps'", "[integration.productService]\nurl = 'http://ps'"]
+)
+def test_the_specifications_key_names_the_product_service(toml: str) -> None:
+    """Beside our own name for it, INVENTORY_CATALOG, which wins."""
+    assert read(toml=toml).catalog == "http://ps"
+    assert read(toml=toml, catalog="http://other").catalog == "http://other"
+
+
+def test_the_policy_follows_the_catalogue() -> None:
+    """Lenient with a Product Service, off without, and what is set wins."""
+    assert (read().policy, read(catalog="http://ps").policy) == ("off", "lenient")
+    assert read(catalog="http://ps", catalog_policy="Strict").policy == "strict"
+
+
+def test_the_product_service_wants_a_key_of_its_own() -> None:
+    """Our tokens for it are not signed with what others' tokens are verified with: it would know that, too."""
+    with pytest.raises(SettingError, match="INVENTORY_CATALOG_SECRET"):
+        connect_catalog(read(catalog="http://ps", auth_secret=SECRET))
+    connect_catalog(read(catalog="http://ps", catalog_secret=SECRET))
 
 
 def test_another_process_can_be_given_the_same() -> None:

@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from private_server import LOOPBACK
+from private_server import LOOPBACK, free_port
 from service import COMMAND, SECRET, environment, migrate, no_broker
 from services import Postgres, RabbitMQ
-from stores import migrated, stocked
+from standin import SECRET as SHARED
+from standin import standing_in
+from stores import migrated, only, stocked
 
 from entrypoints.config import load
-from entrypoints.doctor import diagnose
+from entrypoints.demo.misbehaviour import Misbehaviour
+from entrypoints.doctor import Finding, diagnose
 
 AWAY = f"postgresql://user:hush@{LOOPBACK}:1/stock"
 MIGRATE = "Run `inventory migrate`."
@@ -121,7 +124,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert (visit.code, table.returncode) == (0, 0)
     assert {finding["verdict"] for finding in visit.findings.values()} == {"ok"}
     assert visit.findings.keys() == {
-        *("processes", "tokens", "place", "store", "writes", "migrations", "outbox", "broker")
+        *("processes", "tokens", "place", "store", "writes", "migrations", "outbox", "broker", "catalog")
     }
     assert all(finding["detail"] in table.stdout for finding in visit.findings.values())
 
@@ -404,3 +407,54 @@ def test_a_memory_alarm_is_told(rabbitmq: RabbitMQ, amqp_url: str, tmp_path: Pat
 
     assert "broker" in visit.problems()
     assert "takes nothing while its memory or disk alarm lasts" in visit.findings["broker"]["detail"]
+
+
+# -- the Product Service ----------------------------------------------------------------------------------------------
+
+
+async def of_catalog(folder: Path, **settings: Any) -> Finding:
+    """Return what is found about the Product Service."""
+    config = load({"data_dir": str(folder), "auth_secret": SECRET, **settings}, environ={})
+    return only([finding for finding in await diagnose(config) if finding.check == "catalog"])
+
+
+async def test_a_product_service_that_is_well(tmp_path: Path) -> None:
+    """It says how it is, and takes our token."""
+    async with standing_in() as (_, url):
+        finding = await of_catalog(tmp_path, catalog=url, catalog_secret=SHARED)
+
+    assert finding.verdict == "ok"
+    assert "answers and takes our token" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault", "detail", "remedy"),
+    [
+        ("", None, "nothing to sign our tokens", "INVENTORY_CATALOG_SECRET"),
+        (SHARED[::-1], None, "refuses our token", "INVENTORY_CATALOG_AUDIENCE"),
+        (SHARED, Misbehaviour("error"), "does not say that it is well", "INVENTORY_CATALOG_HEALTH_PATH"),
+        (SHARED, Misbehaviour("hang"), "does not answer in time", "INVENTORY_CATALOG"),
+        (SHARED, Misbehaviour("garbage", path="/products"), "answers what no Product Service does", "Correct"),
+        (SHARED, Misbehaviour("redirect", path="/products"), "redirects", "address"),
+    ],
+)
+async def test_a_product_service_that_is_not(
+    tmp_path: Path, secret: str, fault: Misbehaviour | None, detail: str, remedy: str
+) -> None:
+    """What is wrong with it, or with what we know of it, is one sentence and one thing to do."""
+    async with standing_in() as (service, url):
+        service.misbehaviour = fault
+        finding = await of_catalog(tmp_path, catalog=url, catalog_secret=secret, catalog_timeout_ms=300)
+
+    assert finding.verdict == "problem"
+    assert detail in finding.detail
+    assert remedy in finding.remedy
+
+
+def test_a_product_service_that_is_not_there(tmp_path: Path) -> None:
+    """Its port is closed; the command says so."""
+    visit = doctor(tmp_path, catalog=f"http://{LOOPBACK}:{free_port()}", catalog_secret=SHARED)
+
+    assert "catalog" in visit.problems()
+    assert "The Product Service" in visit.findings["catalog"]["detail"]
+    assert "refuses connections" in visit.findings["catalog"]["detail"]

@@ -85,7 +85,12 @@ class _Failed(Exception):
 
 @asynccontextmanager
 async def open_catalog(
-    url: str, *, token: Callable[[], str], health_path: str = "/health", limits: Limits | None = None
+    url: str,
+    *,
+    token: Callable[[], str],
+    health_path: str = "/health",
+    deadline: float = 3.0,
+    limits: Limits | None = None,
 ) -> AsyncIterator[ProductCatalog]:
     """Open the Product Service at the base URL ``url``, which may have a path. Nothing is sent yet.
 
@@ -93,12 +98,13 @@ async def open_catalog(
         url: ``http://`` or ``https://``, without query, fragment and user.
         token: returns the token to call with.
         health_path: where it says how it is, behind the base URL.
-        limits: how long and how much.
+        deadline: how long a call may take (seconds).
+        limits: how long and how much, instead of what follows from the deadline.
 
     Raises:
         ValidationFailed: the URL cannot be used.
     """
-    limits = limits or Limits()
+    limits = limits or Limits(connect=min(deadline, 1.0), read=min(deadline, 2.0), total=deadline)
     base = _base(url)
     stamina.instrumentation.set_on_retry_hooks(())  # it would log every second try of every call in an outage
     async with httpx2.AsyncClient(

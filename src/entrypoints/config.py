@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,9 +22,13 @@ from msgspec.structs import replace
 from adapters.telemetry import HIDDEN, mask
 from core.errors import ValidationFailed
 from core.events import Payload
+from core.products import Policy
 
 PREFIX = "INVENTORY_"
 FILE = "inventory.toml"
+_SECRETS = frozenset({"auth_secret", "catalog_secret"})
+_DOTTED = {"integration.productService.url": "catalog"}
+"""The specification's keys that are not their setting's name in camel case."""
 _EVENT_TYPES = tuple(sorted(payload.__name__ for payload in Payload.__subclasses__()))
 
 
@@ -49,6 +53,30 @@ class Config(Struct, frozen=True, kw_only=True):
 
     store: Annotated[str, _text("Where stock is kept: sqlite:///<file> or postgresql://…", "a URL")] = ""
     broker: Annotated[str, _text("Where events go: memory:// or amqp://…", "a URL")] = "memory://"
+    catalog: Annotated[str, _text("Where the Product Service is: http(s)://…, or memory:// for none", "a URL")] = (
+        "memory://"
+    )
+    catalog_secret: Annotated[str, _text("What our tokens for the Product Service are signed with (HS256)")] = ""
+    catalog_key: Annotated[str, _text("The same by a private key: a PEM file (EC P-256, Ed25519, RSA)", "a file")] = ""
+    catalog_audience: Annotated[str, _text("The audience of our tokens for the Product Service")] = "product-service"
+    catalog_health_path: Annotated[str, _text("Where the Product Service says how it is", "a path")] = "/health"
+    catalog_health_seconds: Annotated[int, _number("How often it is asked that, in seconds; 0 for never", 0, 3_600)] = (
+        15
+    )
+    catalog_timeout_ms: Annotated[int, _number("How long a question to it may take, in milliseconds", 50, 60_000)] = (
+        3_000
+    )
+    catalog_policy: Annotated[
+        str,
+        _choice(
+            "What items may be made of products nobody here has heard of: of those the Product Service has (strict), "
+            "of any while it is away (lenient), of any (off); auto is lenient with a Product Service, else off",
+            "auto",
+            "strict",
+            "lenient",
+            "off",
+        ),
+    ] = "auto"
     host: Annotated[str, _text("The address to serve HTTP on", "an address of this machine")] = "127.0.0.1"
     port: Annotated[int, _number("The port to serve HTTP on; 0 takes a free one", 0, 65_535)] = 8_000
     workers: Annotated[int, _number("How many processes serve HTTP", 1, 64)] = 1
@@ -87,6 +115,13 @@ class Config(Struct, frozen=True, kw_only=True):
         return self.store.startswith("sqlite") and self.broker.startswith("memory:")
 
     @property
+    def policy(self) -> Policy:
+        """What ``catalog_policy`` comes to."""
+        if self.catalog_policy == "auto":
+            return "off" if self.catalog.startswith("memory:") else "lenient"
+        return cast("Policy", self.catalog_policy)
+
+    @property
     def secret_file(self) -> Path:
         """Where embedded mode keeps the secret it made."""
         return Path(self.data_dir, "auth-secret")
@@ -101,7 +136,7 @@ class Config(Struct, frozen=True, kw_only=True):
             text = ", ".join(value) if isinstance(value, tuple) else mask(str(value))
             yield Shown(
                 PREFIX + name.upper(),
-                HIDDEN if name == "auth_secret" and value else text,
+                HIDDEN if name in _SECRETS and value else text,
                 self.origins.get(name, "default"),
                 setting.description,
             )
@@ -241,7 +276,8 @@ def _from_file(path: str | Path | None) -> Iterator[tuple[str, Any, str]]:
     except ValueError as error:
         raise SettingError(f"The settings file {file} is not TOML: {error}.") from None
     for key, value in _flat(content):
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.removeprefix("inventory.")).lower()
+        spelt = _DOTTED.get(key, key.removeprefix("inventory."))
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", spelt).lower()
         if name not in SETTINGS:
             raise SettingError(f"{key} in {file} is no setting of this service{_nearest(name)}.")
         yield name, value, str(file)
@@ -275,7 +311,7 @@ def _parsed(name: str, value: Any, origin: str) -> Any:
         parts = value.split(",") if isinstance(value, str) else msgspec.convert(value, list[str])
         return tuple(_word(setting, part.strip()) for part in parts if part.strip())
     except (msgspec.ValidationError, KeyError):
-        shown = "" if name == "auth_secret" else f" {mask(str(value))!r}"
+        shown = "" if name in _SECRETS else f" {mask(str(value))!r}"
         raise SettingError(
             f"{PREFIX}{name.upper()} cannot be{shown} ({origin}); it must be {setting.extra['allowed']}."
         ) from None

@@ -1,7 +1,8 @@
 """``inventory doctor``: tries what the settings name, and says what is wrong and the one thing to do about it.
 
 It makes nothing: neither tables nor queues, and not the files that a first start would make. It ends in time, whatever
-hangs: the store and the broker are tried side by side, and what has not answered by then is told as such.
+hangs: the store, the broker and the Product Service are tried side by side, and what has not answered by then is told
+as such.
 """
 
 import asyncio
@@ -24,10 +25,12 @@ from rich.text import Text
 from adapters.registry import connect
 from adapters.telemetry import configure_logging, mask
 from adapters.tokens import KeyRing, Verifier, mint, split_secrets
-from core.errors import InventoryError, Unavailable
+from core.errors import InventoryError, ProductNotFound, Unavailable
 from entrypoints.config import Config, SettingError, check_processes, with_secret
 from entrypoints.trouble import explain, sqlite_file, where
+from entrypoints.wiring import connect_catalog
 from ports.broker import Broker, Message
+from ports.catalog import ProductCatalog
 from ports.store import BACKLOG_MAX, Backlog, Store
 
 REACH_SECONDS = 3.0
@@ -78,13 +81,17 @@ async def diagnose(config: Config) -> list[Finding]:
         ValidationFailed: no adapter goes with the store's or the broker's URL, or it cannot be understood.
     """
     opening = connect("store", config.store), connect("broker", config.broker)
-    found = [*_processes(config), *_tokens(config), *_place(config)]
+    catalog, unusable = _catalog_opening(config)
+    found = [*_processes(config), *_tokens(config), *unusable, *_place(config)]
     unplaced = any(finding.check == "place" and finding.verdict == "problem" for finding in found)
     ends = AsyncExitStack()
     try:
         store = None if unplaced else await _opened(ends, "INVENTORY_STORE", opening[0])
         broker = await _opened(ends, "INVENTORY_BROKER", opening[1])
         checks = [_collected("broker", config.broker, _broker(config, broker))]
+        if catalog is not None:
+            opened = await _opened(ends, "INVENTORY_CATALOG", catalog)
+            checks.append(_collected("catalog", config.catalog, _catalog(config, opened)))
         if store is not None:
             checks.insert(0, _collected("store", config.store, _store(config, store)))
         found += chain(*await asyncio.gather(*checks))
@@ -260,6 +267,27 @@ async def _answered(broker: Broker) -> None:
         except Unavailable:
             if attempt == 2:
                 raise
+
+
+# -- the Product Service ----------------------------------------------------------------------------------------------
+
+
+def _catalog_opening(config: Config) -> tuple[AbstractAsyncContextManager[ProductCatalog] | None, list[Finding]]:
+    """Return what opens the catalogue, or what keeps it from being opened."""
+    try:
+        return connect_catalog(config), []
+    except InventoryError as error:
+        return None, [_refused("catalog", error)]
+
+
+async def _catalog(config: Config, catalog: ProductCatalog) -> AsyncIterator[Finding]:
+    if config.catalog.startswith("memory:"):
+        yield Finding("catalog", "ok", "There is no Product Service to ask (INVENTORY_CATALOG).")
+        return
+    await catalog.ping()
+    with suppress(ProductNotFound):  # nobody has it, but to say so our token must be good
+        await catalog.product("inventory-doctor")
+    yield Finding("catalog", "ok", f"The Product Service at {where(config.catalog)} answers and takes our token.")
 
 
 # -- both -------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from adapters.tokens import Verifier
+from core.catalog_watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from entrypoints import process
 from entrypoints.api.app import create_app
@@ -80,11 +81,14 @@ def run(
                 with suppress(Unavailable):  # it is tried again beside the service
                     await (await container.get(Store)).migrate()
             await start_writing(container, ends)
+            watch = await container.get(CatalogWatch)
+            ends.push_async_callback(process.in_time, watch.stop)
             if prepare is not None:
                 await prepare(container, ends)
             if command != "api":
                 await ends.enter_async_context(relaying(container, prepares=True))
                 await ends.enter_async_context(reconciling(container))
+            await watch.start()
             server = HttpServer(create_app(container), listener)
             await asyncio.gather(
                 server.serve_until(stop, lambda: _opened(url, opened)), keep_workers(config, listener, stop)

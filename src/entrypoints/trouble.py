@@ -12,6 +12,10 @@ from adapters.telemetry import mask
 _REASONS = (
     (r"\b28P01\b|ACCESS_REFUSED", "refuses the user or the password", "Correct user and password in {}."),
     (r"\b28000\b", "does not let this user in", "Correct the user in {}, or let it in on the server."),
+    (r"refuses our token", "refuses our token", "Compare {}_SECRET or {}_KEY, and {}_AUDIENCE, with what it expects."),
+    (r"redirects, which", "redirects, which is not followed", "Put the address it redirects to into {}."),
+    (r"not the form that was agreed", "answers what no Product Service does", "Correct {}."),
+    (r"status \d{3}", "does not say that it is well", "See its log, or correct {}_HEALTH_PATH."),
     (r"\b3D000\b", "has no database of that name", "Create it, or correct the name at the end of {}."),
     (r"virtual host", "has no such virtual host for this user", "Create it, or correct the end of {}."),
     (r"\b42501\b", "does not give this user the rights it needs", "Make the user of {} the owner of the tables."),
@@ -20,10 +24,16 @@ _REASONS = (
     (r"memory or disk alarm", "takes nothing while its memory or disk alarm lasts", "Give it memory or disk space."),
     (r"gaierror|Errno -\d", "is not found: nobody knows that host name", "Correct the host in {}."),
     (r"SSL", "does not agree on TLS", "Correct how {} asks for TLS."),
-    (r"ConnectionRefused|Errno (111|61)\b", "refuses connections", "Start it, or correct host and port in {}."),
+    (
+        r"ConnectionRefused|ConnectError|Errno (111|61)\b",
+        "refuses connections",
+        "Start it, or correct host and port in {}.",
+    ),
     (r"TimeoutError|no answer", "does not answer in time", "See that it runs and can be reached, or correct {}."),
 )
 """What an error's type, SQLSTATE or text tells, and what to do then; ``{}`` is the setting. The first that fits."""
+_NAMES = {"catalog": "Product Service"}
+"""What a port is called where it is not called as it is."""
 
 
 def explain(port: str, url: str, error: BaseException) -> tuple[str, str]:
@@ -36,7 +46,7 @@ def explain(port: str, url: str, error: BaseException) -> tuple[str, str]:
     unknown = ("", f"cannot be used: {said.rstrip('.')}", "Put that right, or correct {}.")
     _, wrong, remedy = next((reason for reason in _REASONS if re.search(reason[0], signs)), unknown)
     setting = f"INVENTORY_{port.upper()}"
-    return f"The {port} at {where(url)} {wrong}.", remedy.format(setting)
+    return f"The {_NAMES.get(port, port)} at {where(url)} {wrong}.", remedy.replace("{}", setting)
 
 
 def where(url: str) -> str:

@@ -10,18 +10,22 @@ from importlib.metadata import entry_points
 from dishka import AsyncContainer, Provider, Scope, make_async_container, provide
 
 from adapters.registry import connect
-from adapters.tokens import KeyRing, Verifier, split_secrets
+from adapters.service_token import ServiceToken
+from adapters.tokens import KeyRing, SigningKey, Verifier, split_secrets
+from core.catalog_watch import CatalogWatch
 from core.consumption import ProductEvents
 from core.delivery import Relay
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
 from core.inventory import Inventory
 from core.operations import EventPolicy
+from core.products import Products
 from core.reconciliation import Reconciliation
 from core.sourcing import STRATEGIES
 from core.writer import Writer
-from entrypoints.config import Config
+from entrypoints.config import Config, SettingError
 from ports.broker import Broker
+from ports.catalog import ProductCatalog
 from ports.store import Store
 
 
@@ -29,11 +33,34 @@ def make_container(config: Config) -> AsyncContainer:
     """Return the container of a process. Nothing is opened before it is asked for; closing the container closes it.
 
     Raises:
-        ValidationFailed: no installed adapter goes with the store's or the broker's URL.
+        ValidationFailed: no installed adapter goes with one of the URLs, or there is no key for the catalogue's.
     """
     # The adapters are looked up now, so that a wrong URL ends the process before it does anything.
     store, broker = connect("store", config.store), connect("broker", config.broker)
-    return make_async_container(Ports(store, broker), UseCases(config))
+    return make_async_container(Ports(store, broker, connect_catalog(config)), UseCases(config))
+
+
+def connect_catalog(config: Config) -> AbstractAsyncContextManager[ProductCatalog]:
+    """Return what opens the catalogue that the settings name, with a token of ours to call it with.
+
+    Raises:
+        ValidationFailed: no installed adapter goes with its URL, or there is nothing to sign tokens with.
+    """
+    if config.catalog.startswith("memory:"):
+        return connect("catalog", config.catalog)
+    if not config.catalog_secret and not config.catalog_key:
+        raise SettingError(
+            "There is nothing to sign our tokens for the Product Service with: set INVENTORY_CATALOG_SECRET (random "
+            "text of at least 32 bytes that it knows too) or INVENTORY_CATALOG_KEY."
+        )
+    signed_with = SigningKey(config.catalog_key) if config.catalog_key else split_secrets(config.catalog_secret)[0]
+    return connect(
+        "catalog",
+        config.catalog,
+        token=ServiceToken(signed_with, issuer=config.auth_issuer[0], audience=config.catalog_audience),
+        health_path=config.catalog_health_path,
+        deadline=config.catalog_timeout_ms / 1000,
+    )
 
 
 class Ports(Provider):
@@ -41,10 +68,16 @@ class Ports(Provider):
 
     scope = Scope.APP
 
-    def __init__(self, store: AbstractAsyncContextManager[Store], broker: AbstractAsyncContextManager[Broker]) -> None:
+    def __init__(
+        self,
+        store: AbstractAsyncContextManager[Store],
+        broker: AbstractAsyncContextManager[Broker],
+        catalog: AbstractAsyncContextManager[ProductCatalog],
+    ) -> None:
         super().__init__()
         self._store = store
         self._broker = broker
+        self._catalog = catalog
 
     @provide
     async def store(self) -> AsyncIterator[Store]:
@@ -57,6 +90,12 @@ class Ports(Provider):
         """Open the broker."""
         async with self._broker as broker:
             yield broker
+
+    @provide
+    async def catalog(self) -> AsyncIterator[ProductCatalog]:
+        """Open the Product Service's catalogue."""
+        async with self._catalog as catalog:
+            yield catalog
 
 
 class UseCases(Provider):
@@ -99,6 +138,16 @@ class UseCases(Provider):
             target_stock_level=config.default_target_stock_level,
         )
         return ProductEvents(store, broker, writer, policy)
+
+    @provide
+    def products(self, catalog: ProductCatalog, store: Store) -> Products:
+        """Make the judge of products."""
+        return Products(catalog, store, policy=self._config.policy)
+
+    @provide
+    def catalog_watch(self, catalog: ProductCatalog) -> CatalogWatch:
+        """Make what looks how the Product Service is."""
+        return CatalogWatch(catalog, seconds=self._config.catalog_health_seconds)
 
     @provide
     def housekeeper(self, store: Store) -> Housekeeper:

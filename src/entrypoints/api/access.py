@@ -17,7 +17,8 @@ from entrypoints.api.headers import header
 from entrypoints.api.replies import Reply
 
 PUBLIC = frozenset({"public"})
-_MANAGE = frozenset({"inventory-operator", "inventory-admin"})
+_ADMIN = frozenset({"inventory-admin"})
+_MANAGE = _ADMIN | {"inventory-operator"}
 _QUERY = _MANAGE | {"product-service"}
 
 ACCESS: dict[tuple[str, str], frozenset[str]] = {
@@ -48,6 +49,8 @@ ACCESS: dict[tuple[str, str], frozenset[str]] = {
     ("PATCH", "/expected-receipts/{id}"): _MANAGE,
     ("POST", "/expected-receipts/{id}/receive"): _MANAGE,
     ("POST", "/expected-receipts/{id}/cancel"): _MANAGE,
+    ("GET", "/admin/product-service"): _MANAGE,
+    ("PUT", "/admin/product-service/circuit"): _ADMIN,
     ("GET", "/health"): PUBLIC,
     ("GET", "/health/live"): PUBLIC,
     ("GET", "/health/ready"): PUBLIC,

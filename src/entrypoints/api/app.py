@@ -16,6 +16,7 @@ from entrypoints.api.management import ManagementPlugin
 from entrypoints.api.movements import MovementsPlugin
 from entrypoints.api.parameters import ParametersPlugin
 from entrypoints.api.problems import ProblemsPlugin
+from entrypoints.api.product_service import ProductServicePlugin
 from entrypoints.api.queries import QueriesPlugin
 from entrypoints.api.receipts import ReceiptsPlugin
 from entrypoints.api.reservations import ReservationsPlugin
@@ -48,6 +49,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             MovementsPlugin(),
             ReservationsPlugin(),
             ReceiptsPlugin(),
+            ProductServicePlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from core.catalog_watch import CatalogHealth
 from core.errors import (
     AlreadyExists,
     Conflict,
@@ -19,6 +20,9 @@ from core.errors import (
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
+    ProductNotFound,
+    ProductServiceProtocolError,
+    ProductServiceUnavailable,
     ReservationExpired,
     SkuConflict,
     Unauthorized,
@@ -55,6 +59,7 @@ from entrypoints.api.problems import (
     UnsupportedMediaType,
     document,
 )
+from ports.catalog import Condition
 
 _ITEM = "inv_01GXYZ234DEF"
 _PRODUCT = "prod_01FXYZ789ABC"
@@ -142,6 +147,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "all there is": {"quantity": 38, "close": True, "reason": "Two broken in transit"},
     },
     "cancelExpectedReceipt": {"not delivered": {"reason": "Discontinued by the supplier"}},
+    "forceCircuit": {"ask no more": {"circuit": "OPEN"}, "let it decide": {"circuit": "AUTO"}},
 }
 
 _REFUSALS: tuple[InventoryError, ...] = (
@@ -170,6 +176,9 @@ _REFUSALS: tuple[InventoryError, ...] = (
     ContentTooLarge("The body is too large; send fewer operations at a time."),
     UnsupportedMediaType("Send the body as Content-Type: application/json."),
     IdempotencyKeyReused("This Idempotency-Key came before with another request; use a new key for a new request."),
+    ProductNotFound(f"The Product Service has no product {_PRODUCT}.", productId=_PRODUCT),
+    ProductServiceUnavailable("The Product Service cannot be asked now: no answer in time."),
+    ProductServiceProtocolError("The Product Service answered with another product than it was asked for."),
     Unavailable("The store is away; try again shortly."),
     OutcomeUnknown("The commit may or may not have happened; ask again with the same Idempotency-Key."),
 )
@@ -233,7 +242,13 @@ _CHANGE = StockChange((_RECEIPT,), _STOCKED)
 _SHORT = msgspec.convert(document(InsufficientStock("Only 3 are available."), "checkout-4711"), Problem)
 _TOLD: tuple[Any, ...] = (
     Live(),
-    Health("ok", Dependencies("ok", "ok")),
+    Health("ok", Dependencies("ok", "ok", "ok")),
+    CatalogHealth(
+        status="ok",
+        reason=None,
+        checked_at=_AT,
+        calls=Condition(circuit="CLOSED", forced=False, calls=20, failures=1),
+    ),
     ProblemKind("/problems/not-found", "not_found", "Not found", 404, "The thing named does not exist; name another."),
     Warehouse(
         id=_WAREHOUSE,

@@ -1,7 +1,7 @@
 """Whether the service works: for load balancers, orchestrators and the Product Service.
 
 Readiness fails only where no request could succeed: without the store, or with migrations pending. Without the broker,
-stock is sold correctly and events wait, so that is ``degraded`` and still 200.
+stock is sold correctly and events wait, so that is ``degraded`` and still 200; so it is without the Product Service.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
 
+from core.catalog_watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from entrypoints.api.replies import Reply, answers, ok
 from ports.broker import Broker
@@ -31,6 +32,7 @@ class Dependencies(Struct, frozen=True):
 
     store: State
     broker: State
+    catalog: State
 
 
 class Health(Struct, frozen=True):
@@ -66,14 +68,14 @@ class Checks:
         self._seen: Dependencies | None = None
         self._until = 0.0
 
-    async def dependencies(self, store: Store, broker: Broker) -> Dependencies:
+    async def dependencies(self, store: Store, broker: Broker, catalog: CatalogWatch) -> Dependencies:
         """Return their states, each found within a second and not older than another."""
         async with self._lock:
             if self._seen is None or monotonic() >= self._until:
                 store_state, broker_state = await asyncio.gather(
                     _bounded("store", _store_state(store)), _bounded("broker", _broker_state(broker))
                 )
-                self._seen = Dependencies(store_state, broker_state)
+                self._seen = Dependencies(store_state, broker_state, "ok" if catalog.is_well else "unavailable")
                 self._until = monotonic() + CHECK_SECONDS
             return self._seen
 
@@ -85,25 +87,35 @@ async def live() -> Reply:
 
 
 @get("/ready", operation_id="ready", responses=answers(Health, name="HealthSuccess"))
-async def ready(request: Request[Any, Any, Any], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
+async def ready(
+    request: Request[Any, Any, Any],
+    store: FromDishka[Store],
+    broker: FromDishka[Broker],
+    catalog: FromDishka[CatalogWatch],
+) -> Reply:
     """Tell whether requests can be answered: 503 without the store or with migrations pending, else 200."""
-    return await _answer(request, store, broker)
+    return await _answer(request, store, broker, catalog)
 
 
 @get("", operation_id="health", responses=answers(Health, name="HealthSuccess"))
-async def summary(request: Request[Any, Any, Any], store: FromDishka[Store], broker: FromDishka[Broker]) -> Reply:
+async def summary(
+    request: Request[Any, Any, Any],
+    store: FromDishka[Store],
+    broker: FromDishka[Broker],
+    catalog: FromDishka[CatalogWatch],
+) -> Reply:
     """The same as `/health/ready`."""
-    return await _answer(request, store, broker)
+    return await _answer(request, store, broker, catalog)
 
 
-async def _answer(request: Request[Any, Any, Any], store: Store, broker: Broker) -> Reply:
+async def _answer(request: Request[Any, Any, Any], store: Store, broker: Broker, catalog: CatalogWatch) -> Reply:
     checks: Checks = request.app.state["health"]
-    seen = await checks.dependencies(store, broker)
+    seen = await checks.dependencies(store, broker, catalog)
     if seen.store == "unavailable":
         raise Unavailable("The store is away; requests that need it are refused until it is back.", dependencies=seen)
     if seen.store == "pending_migrations":
         raise Unavailable("The store lacks migrations; run inventory migrate.", dependencies=seen)
-    return ok(Health("ok" if seen.broker == "ok" else "degraded", seen))
+    return ok(Health("ok" if seen.broker == seen.catalog == "ok" else "degraded", seen))
 
 
 async def _store_state(store: Store) -> State:

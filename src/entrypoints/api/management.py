@@ -19,6 +19,7 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
+from core.products import Products
 from core.stock import Balance, Item, Product, ProductBalance, Warehouse
 from core.writer import Writer
 from entrypoints.api.bodies import Strict
@@ -103,8 +104,14 @@ async def update_warehouse(
 
 
 @post(operation_id="createInventoryItem", responses=answers(Item, name="InventoryItemCreated", status=201))
-async def create_item(request: AnyRequest, data: Strict[CreateItem], writer: FromDishka[Writer]) -> Reply:
-    """Start keeping stock of a SKU in a warehouse. `initialQuantity` is recorded as a receipt."""
+async def create_item(
+    request: AnyRequest, data: Strict[CreateItem], writer: FromDishka[Writer], products: FromDishka[Products]
+) -> Reply:
+    """Start keeping stock of a SKU in a warehouse. `initialQuantity` is recorded as a receipt.
+
+    Of a product that was never heard of, the Product Service is asked first, where one is configured.
+    """
+    await products.admit(data.product_id)
     item: Item = await perform(request, writer, data)
     return ok(item, status=201, version=item.version, location=f"/inventory-items/{item.id}")
 

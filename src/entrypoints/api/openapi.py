@@ -25,6 +25,9 @@ from core.errors import (
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
+    ProductNotFound,
+    ProductServiceProtocolError,
+    ProductServiceUnavailable,
     ReservationExpired,
     SkuConflict,
     Unauthorized,
@@ -51,8 +54,10 @@ _TAGGED = {
     **dict.fromkeys(("getExpectedReceipt", "receiveExpectedReceipt", "cancelExpectedReceipt"), 200),
 }
 _LOCATED = ("createWarehouse", "createInventoryItem", "reserve", "createExpectedReceipt")
-_NAMES_NOTHING = ("createWarehouse",)
-_NEVER_AWAY = ("live", "explainProblem")
+_NAMES_NOTHING = ("createWarehouse", "forceCircuit")
+_NEVER_AWAY = ("live", "explainProblem", "getProductService", "forceCircuit")
+_UNKEYED = ("forceCircuit",)
+_ASKS_ABROAD = ("createInventoryItem",)
 _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     "createWarehouse": (AlreadyExists,),
     "createInventoryItem": (AlreadyExists, SkuConflict, Conflict),
@@ -63,7 +68,7 @@ _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     "fulfilReservation": (InsufficientStock, ReservationExpired, Conflict),
     **dict.fromkeys(("updateExpectedReceipt", "receiveExpectedReceipt"), (Conflict,)),
     **dict.fromkeys(("updateWarehouse", "updateInventoryItem", "updateProduct", "releaseReservation"), ()),
-    **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt"), ()),
+    **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt", "forceCircuit"), ()),
 }
 _ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)
 _TEXTS = {
@@ -77,6 +82,7 @@ _TEXTS = {
     415: "The body is not plain JSON.",
     422: "The idempotency key came before with another request.",
     500: "Something went wrong in the service.",
+    502: "The Product Service's answer cannot be used.",
     503: "Try again shortly.",
 }
 _CORRELATION_ID = "checkout-4711"
@@ -179,7 +185,10 @@ def _refusals(operation: _Operation) -> Iterator[type[InventoryError]]:
     if names_something and operation.id not in _NAMES_NOTHING:
         yield NotFound
     if operation.writes:
-        yield from (*_CONFLICTS.get(operation.id, _ANY_CONFLICT), IdempotencyKeyReused, OutcomeUnknown)
+        yield from _CONFLICTS.get(operation.id, _ANY_CONFLICT)
+        yield from () if operation.id in _UNKEYED else (IdempotencyKeyReused, OutcomeUnknown)
+    if operation.id in _ASKS_ABROAD:
+        yield from (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError)
     if operation.body is not None:
         yield from (ContentTooLarge, UnsupportedMediaType)
     if operation.id in _MATCHED:
@@ -223,7 +232,7 @@ def _without_null(parameter: dict[str, Any]) -> dict[str, Any]:
 
 def _request_headers(operation: _Operation) -> Iterator[dict[str, Any]]:
     yield _asks("X-Correlation-Id", "The caller's name for what it does; echoed.", r"^[ -~]{1,128}$", _CORRELATION_ID)
-    if operation.writes:
+    if operation.writes and operation.id not in _UNKEYED:
         yield _asks("Idempotency-Key", "Repeats with the same key get the first answer.", r"^[!-~]{1,255}$", "9f4c1e")
     if operation.id in _MATCHED:
         yield _asks("If-Match", "Only if this is still the version.", r'^(\*|(W/)?"[^"]*")$', '"7"')

@@ -1,9 +1,11 @@
 """``inventory demo``: start, load the samples, say what to try, and show events as they go out."""
 
 import os
+import secrets
+import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,12 +15,14 @@ from dishka import AsyncContainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from adapters.tokens import mint, split_secrets
+from adapters.tokens import KeyRing, Verifier, mint, split_secrets
 from core.events import EVENTS_EXCHANGE
 from core.writer import Writer
 from entrypoints import process, serve
 from entrypoints.config import Config, load, with_secret
 from entrypoints.demo import samples
+from entrypoints.demo.product_service import MANAGER, ProductService, StoredProduct
+from entrypoints.serve import url_of
 from ports.broker import Broker, Message
 from ports.store import ItemFilter, Store
 
@@ -26,6 +30,7 @@ TOKEN_SECONDS = 86_400
 PORTS_TRIED = 50
 _ROLES = ("product-service", "inventory-operator")
 _CURL = "curl -s -w '\\n'"
+_JSON = '-H "Content-Type: application/json"'
 _out = Console(soft_wrap=True, highlight=False)
 
 
@@ -41,21 +46,25 @@ def command(host: str | None, port: int | None, data_dir: str | None, log_level:
     home = Path(load(arguments).data_dir)
     arguments |= {"store": f"sqlite:///{home}/demo.db", "broker": "memory://", "workers": 1}
     arguments |= {"default_warehouses": samples.WAREHOUSE_IDS}
+    secret = secrets.token_urlsafe(32)
+    listener = socket.create_server(("127.0.0.1", 0))
+    arguments |= {"catalog": url_of(listener), "catalog_secret": secret}
     config = with_secret(load({**arguments, "auth_lifetime_max": TOKEN_SECONDS}))
     if reset:
         for file in home.glob("demo.db*"):
             file.unlink()
-    stage = _Stage(config, home)
+    stage = _Stage(config, home, listener)
     serve.run(config, command="demo", ports_tried=PORTS_TRIED, prepare=stage.prepare, opened=stage.open)
     _out.print("\nStopped. The data is kept; [bold]--reset[/] starts over.")
 
 
 class _Stage:
-    """What the demo puts around the service: samples before the doors open, a card when they do, events after."""
+    """What the demo puts around the service: samples and a Product Service first, then a card, then events."""
 
-    def __init__(self, config: Config, home: Path) -> None:
+    def __init__(self, config: Config, home: Path, listener: socket.socket) -> None:
         self._config = config
         self._home = home
+        self._listener = listener
         self._item_id = ""
 
     async def prepare(self, container: AsyncContainer, ends: AsyncExitStack) -> None:
@@ -65,6 +74,7 @@ class _Stage:
         messages = await ends.enter_async_context(broker.listen(EVENTS_EXCHANGE, "#"))
         if not await store.warehouses():
             await self._load(await container.get(Writer))
+        await ends.enter_async_context(self._stand_in(await samples.products(store), broker))
         page = await store.items(ItemFilter(product_id=samples.EXAMPLE_PRODUCT), cursor=None, limit=1)
         self._item_id = page.rows[0].id if page.rows else "inv_…"
         await ends.enter_async_context(process.background(_show(messages, since=datetime.now(UTC))))
@@ -75,40 +85,58 @@ class _Stage:
             task = progress.add_task("Loading sample products", total=samples.PRODUCTS)
             await samples.load(writer, lambda done: progress.advance(task, done))
 
+    def _stand_in(self, products: Iterable[StoredProduct], broker: Broker) -> AbstractAsyncContextManager[str]:
+        """Return what runs the Product Service, with these products."""
+        verifier = Verifier(
+            KeyRing(secrets=[self._config.catalog_secret]),
+            issuer=self._config.auth_issuer,
+            audience=self._config.catalog_audience,
+            lifetime_max=TOKEN_SECONDS,
+        )
+        stand_in = ProductService(verifier, publish=broker.publish)
+        stand_in.products |= {product.id: product for product in products}
+        return stand_in.serving(self._listener)
+
     def open(self, url: str) -> None:
         """Say where everything is and what to try."""
-        query, manage = (self._header_file(role) for role in _ROLES)
         if self._config.port and not url.endswith(f":{self._config.port}"):
             _out.print(f"[yellow]Port {self._config.port} is taken; the next free one is used.[/]")
-        stock = f"{url}/inventory-items"
-        line = f'{{"inventoryItemId":"{self._item_id}","quantity":2}}'
-        receipt = f'{{"type":"RECEIVE","inventoryItemId":"{self._item_id}","quantity":25,"referenceNumber":"PO-12345"}}'
-        post = f'{_CURL} -H @{manage} -H "Content-Type: application/json"'
         _out.print(f"\n[bold green]The Inventory Service is at {url}[/]   (API page: {url}/schema)")
         _out.print(f"Its data is in {(self._home / 'demo.db').resolve()}. Ctrl-C stops it.\n", markup=False)
-        for title, command in (
-            (
-                "How much of a product is there, and where?",
-                f"{_CURL} -H @{query} {stock}/by-product/{samples.EXAMPLE_PRODUCT}",
-            ),
-            ("Can I have ten?", f'{_CURL} -H @{query} "{stock}/{self._item_id}/availability?quantity=10"'),
-            ("Receive 25 units:", f"{post} -d '{receipt}' {url}/stock-operations"),
-            (
-                "Reserve two for an order:",
-                f'{post} -d \'{{"lines":[{line}],"referenceNumber":"SO-2"}}\' {url}/reservations',
-            ),
-        ):
+        for title, command in self._lines(url):
             _out.print(f"[dim]# {title}[/]")
             _out.print(f"{command}\n", markup=False)
         _out.print("[dim]Events appear below as they are published.[/]")
 
-    def _header_file(self, role: str) -> Path:
+    def _lines(self, url: str) -> Iterator[tuple[str, str]]:
+        """Yield what to try, and the line to copy for it."""
+        config = self._config
+        ours = split_secrets(config.auth_secret)[0], config.auth_audience
+        query, manage = (self._header_file(role, *ours) for role in _ROLES)
+        sell = self._header_file(MANAGER, config.catalog_secret, config.catalog_audience)
+        post, stock = f"{_CURL} -H @{manage} {_JSON}", f"{url}/inventory-items"
+        line = f'{{"inventoryItemId":"{self._item_id}","quantity":2}}'
+        receipt = f'{{"type":"RECEIVE","inventoryItemId":"{self._item_id}","quantity":25,"referenceNumber":"PO-12345"}}'
+        order = f'{{"lines":[{line}],"referenceNumber":"SO-2"}}'
+        cup = '{"sku":"CUP","name":"Cup"}'
+        yield (
+            "How much of a product is there, and where?",
+            f"{_CURL} -H @{query} {stock}/by-product/{samples.EXAMPLE_PRODUCT}",
+        )
+        yield "Can I have ten?", f'{_CURL} -H @{query} "{stock}/{self._item_id}/availability?quantity=10"'
+        yield "Receive 25 units:", f"{post} -d '{receipt}' {url}/stock-operations"
+        yield "Reserve two for an order:", f"{post} -d '{order}' {url}/reservations"
+        yield (
+            "A new product in the (stand-in) Product Service, whose items are made at once:",
+            f"{_CURL} -H @{sell} {_JSON} -d '{cup}' {config.catalog}/products",
+        )
+
+    def _header_file(self, role: str, secret: str, audience: str) -> Path:
         """Write a fresh token where ``curl -H @file`` finds it: short lines to copy, no secret on the screen."""
-        secret = split_secrets(self._config.auth_secret)[0]
         token = mint(
             secret,
             issuer=self._config.auth_issuer[0],
-            audience=self._config.auth_audience,
+            audience=audience,
             subject="demo",
             roles=[role],
             lifetime=TOKEN_SECONDS,

@@ -5,6 +5,7 @@ ordered, with the role ``product-manager``, which is its own. It keeps everythin
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +23,7 @@ from core.events import PRODUCT_EXCHANGE, ProductVariant
 from core.fields import Text, Word
 from core.ids import new_event_id, new_id
 from entrypoints.demo.misbehaviour import Answer, Misbehaviour, send, spoil
+from entrypoints.serve import url_of
 from ports.broker import Message
 
 READER, MANAGER = "inventory-service", "product-manager"
@@ -103,16 +105,12 @@ class ProductService:
         self._talking: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-        """Serve while the block runs, and yield the base URL. Port 0 takes a free one."""
-        server = await asyncio.start_server(self._connected, host, port, limit=_HEAD_MAX)
-        address, number = server.sockets[0].getsockname()[:2]
+    async def serving(self, listener: socket.socket) -> AsyncIterator[str]:
+        """Serve on a bound socket while the block runs, and yield the base URL."""
+        server = await asyncio.start_server(self._connected, sock=listener, limit=_HEAD_MAX)
+        url = url_of(listener) + self._prefix
         try:
-            yield (
-                f"http://[{address}]:{number}{self._prefix}"
-                if ":" in address
-                else f"http://{address}:{number}{self._prefix}"
-            )
+            yield url
         finally:
             server.close()
             for task in self._talking:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from core.errors import InventoryError
+from core.events import ProductVariant
 from core.operations import CreateItem, CreateWarehouse, Expect, Operation, Request, Reserve, ReserveLine
 from core.stock import Item, LeadTime
 from core.writer import Writer
+from entrypoints.demo.product_service import StoredProduct
+from ports.store import ItemFilter, Store
 
 PRODUCTS = 200
 EXAMPLE_PRODUCT = "prod_01FXYZ789ABC"
@@ -54,6 +57,24 @@ async def load(writer: Writer, advance: Callable[[int], None]) -> None:
             made, products = [], 0
     await _submit(writer, made)
     advance(products)
+
+
+async def products(store: Store) -> list[StoredProduct]:
+    """Return the products behind all stock there is, for the Product Service to have; several SKUs are its variants."""
+    skus: dict[str, dict[str, str]] = {}
+    cursor = None
+    while True:
+        page = await store.items(ItemFilter(), cursor=cursor, limit=500)
+        for item in page.rows:
+            skus.setdefault(item.product_id, {})[item.sku] = item.name
+        if (cursor := page.next_cursor) is None:
+            return [_product(id, names) for id, names in skus.items()]
+
+
+def _product(id: str, names: dict[str, str]) -> StoredProduct:
+    sku, name = next(iter(names.items()))
+    variants = tuple(ProductVariant(sku, sku, name) for sku, name in names.items()) if len(names) > 1 else ()
+    return StoredProduct(id=id, sku=sku, name=name, variants=variants)
 
 
 def _example() -> Iterator[CreateItem]:

@@ -1,0 +1,48 @@
+"""The Product Service as operators see it: how it is, how calls to it fare, and the circuit's manual override."""
+
+from typing import Literal
+
+from dishka.integrations.litestar import DishkaRouter, FromDishka
+from litestar import get, put
+from litestar.config.app import AppConfig
+from litestar.plugins import InitPlugin
+from msgspec import Struct
+
+from core.catalog_watch import CatalogHealth, CatalogWatch
+from entrypoints.api.bodies import Strict
+from entrypoints.api.replies import Reply, answers, ok
+from ports.catalog import ProductCatalog
+
+_ANSWER = answers(CatalogHealth, name="ProductServiceSuccess")
+
+
+class CircuitBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the circuit shall stand: refuse every call, let every call through, or decide by itself."""
+
+    circuit: Literal["OPEN", "CLOSED", "AUTO"]
+
+
+class ProductServicePlugin(InitPlugin):
+    """Shows and steers the way to the Product Service."""
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Add the routes."""
+        app_config.route_handlers.append(
+            DishkaRouter("/admin/product-service", route_handlers=[look, force], tags=["Administration"])
+        )
+        return app_config
+
+
+@get(operation_id="getProductService", responses=_ANSWER)
+async def look(watch: FromDishka[CatalogWatch]) -> Reply:
+    """Tell how the Product Service is, and how this process's calls to it fare."""
+    return ok(watch.health)
+
+
+@put("/circuit", operation_id="forceCircuit", responses=_ANSWER)
+async def force(
+    data: Strict[CircuitBody], watch: FromDishka[CatalogWatch], catalog: FromDishka[ProductCatalog]
+) -> Reply:
+    """Hold the circuit of this process open or closed, whatever happens, until it is let go with `AUTO`."""
+    catalog.force(None if data.circuit == "AUTO" else data.circuit)
+    return ok(watch.health)
