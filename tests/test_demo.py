@@ -111,4 +111,4 @@ def test_tokens_are_for_nobody_else(tmp_path: Path) -> None:
     """The files with tokens and the secret can be read by their owner alone."""
     with demo(tmp_path, "--port", str(free_port())):
         files = [*(tmp_path / ".inventory").glob("*.header"), tmp_path / ".inventory" / "auth-secret"]
-        assert [0o600] * 3 == [file.stat().st_mode & 0o777 for file in files]
+        assert [0o600] * 4 == [file.stat().st_mode & 0o777 for file in files]
