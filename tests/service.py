@@ -126,10 +126,10 @@ class Fleet:
         return [member.url for member in self.members]
 
 
-def token() -> str:
-    """A token for every role there is."""
+def token(role: str = "inventory-admin") -> str:
+    """A token with this role; an administrator may do everything."""
     issuer = audience = "inventory-service"
-    return mint(SECRET, issuer=issuer, audience=audience, subject="tests", roles=["inventory-admin"], lifetime=3_600)
+    return mint(SECRET, issuer=issuer, audience=audience, subject="tests", roles=[role], lifetime=3_600)
 
 
 def environment(**settings: Any) -> dict[str, str]:

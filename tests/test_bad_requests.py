@@ -142,6 +142,14 @@ BAD = [
     Bad("31 cursor is no cursor", 400, "validation_failed", query=b"cursor=%20"),
     Bad("31 unknown status", 400, "validation_failed", query=b"status=active"),
     Bad("31 unknown stock band", 400, "validation_failed", query=b"stock=high"),
+    *(
+        Bad(f"31 {name} is null", 400, "validation_failed", path=path, query=name.encode() + b"=null")
+        for path, name in {
+            "/inventory-items": "stock",
+            "/reservations": "status",
+            "/inventory-items/{item}/transactions": "type",
+        }.items()
+    ),
     Bad("32 too large", 413, "content_too_large", "POST", "/warehouses", body=b" " * (64 * 1024 + 1)),
     Bad(
         "32 too large in pieces without length",

@@ -17,7 +17,7 @@ PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
 
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 Level = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
-Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
+Delta = Annotated[int, Meta(ge=-QUANTITY_MAX, le=QUANTITY_MAX, extra_json_schema={"not": {"const": 0}})]
 Text = Annotated[str, Meta(min_length=1, max_length=500, pattern=PRINTABLE)]
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=PRINTABLE)]
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]

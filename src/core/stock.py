@@ -5,9 +5,9 @@ Quantities are whole units. The wire says ``quantityAvailable`` where the model 
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
 Status = Literal["ACTIVE", "INACTIVE"]
@@ -39,8 +39,8 @@ LOW_STOCK_THRESHOLD = 10
 class LeadTime(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Days from order to dispatch, as a range."""
 
-    min: int
-    max: int
+    min: Annotated[int, Meta(ge=0, le=3650)]
+    max: Annotated[int, Meta(ge=0, le=3650)]
 
 
 class Warehouse(Struct, frozen=True, rename="camel", kw_only=True):

@@ -221,6 +221,8 @@ def _without_null(parameter: dict[str, Any]) -> dict[str, Any]:
     for choice in schema.pop("oneOf", ()):
         if choice != {"type": "null"}:
             schema |= choice
+    if "pattern" in schema:  # no JSON text can hold a lone surrogate, and few regular expressions can name one
+        schema["pattern"] = schema["pattern"].replace(r"\ud800-\udfff", "")
     if isinstance(schema.get("type"), list):
         schema["type"] = "string"
         schema["enum"] = [value for value in schema["enum"] if value is not None]
@@ -235,7 +237,7 @@ def _request_headers(operation: _Operation) -> Iterator[dict[str, Any]]:
     if operation.writes and operation.id not in _UNKEYED:
         yield _asks("Idempotency-Key", "Repeats with the same key get the first answer.", r"^[!-~]{1,255}$", "9f4c1e")
     if operation.id in _MATCHED:
-        yield _asks("If-Match", "Only if this is still the version.", r'^(\*|(W/)?"[^"]*")$', '"7"')
+        yield _asks("If-Match", "Only if this is still the version.", r'^(\*|"[^"]*")$', '"7"')
     if operation.id in _REMEMBERED:
         yield _asks("If-None-Match", "304 if this is still the version.", None, '"7"')
 

@@ -4,9 +4,10 @@ A path that cannot name anything is 404; a query that cannot be meant is 400. Li
 unknown or come twice are checked here, because it would drop or pick one without a word.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -114,12 +115,25 @@ class ParametersPlugin(InitPlugin, ReceiveRoutePlugin):
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
                 fields = handler.parsed_fn_signature.parameters.items()
-                names = {
-                    kwarg.name or name
+                declared = {
+                    kwarg.name or name: field.annotation
                     for name, field in fields
                     if isinstance(kwarg := field.kwarg_definition, QueryParameter)
                 }
-                handler.opt = {**handler.opt, "query": frozenset(names)}
+                handler.opt = {**handler.opt, "query": _Query(frozenset(declared), frozenset(_choices(declared)))}
+
+
+class _Query(NamedTuple):
+    """The names of a route's query parameters, and those of them that are one of a few words."""
+
+    names: frozenset[str]
+    choices: frozenset[str]
+
+
+def _choices(declared: dict[str, Any]) -> Iterator[str]:
+    for name, annotation in declared.items():
+        if any(get_origin(part) is Literal for part in (annotation, *get_args(annotation))):
+            yield name
 
 
 class _ExactQuery:
@@ -133,12 +147,14 @@ class _ExactQuery:
 
 
 @lru_cache(1024)
-def _check(query: bytes, known: frozenset[str]) -> None:
+def _check(query: bytes, known: _Query) -> None:
     seen = set()
-    for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name not in known:
-            listed = ", ".join(sorted(known)) or "none"
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in known.names:
+            listed = ", ".join(sorted(known.names)) or "none"
             raise ValidationFailed(f"There is a query parameter that this path does not know; it takes: {listed}.")
         if name in seen:
             raise ValidationFailed(f"Query parameter {name} came more than once.")
+        if value == "null" and name in known.choices:  # msgspec would take it for an absent one, and filter nothing
+            raise ValidationFailed(f"Query parameter {name} must be one of the words that /schema documents.")
         seen.add(name)

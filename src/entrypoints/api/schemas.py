@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from inspect import cleandoc
+from itertools import combinations
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -10,6 +11,19 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, inspect
 
 _REFERENCE = "#/components/schemas/{name}"
+_NULL, _TEXT = {"type": "null"}, {"type": "string"}
+_NAMES = ("inventoryItemId", "sku", "productId")
+# What two fields together must not be, which stands in no type: a line names exactly one thing, a policy at least one.
+_RULES: dict[str, list[dict[str, Any]]] = {
+    "ReserveLine": [
+        {"properties": dict.fromkeys(_NAMES, _NULL)},
+        *(
+            {"required": pair, "properties": dict.fromkeys(pair, _TEXT)}
+            for pair in (*map(list, combinations(_NAMES, 2)), ["inventoryItemId", "warehouseId"])
+        ),
+    ],
+    "SetPolicy": [{"properties": dict.fromkeys(("safetyStock", "reorderThreshold", "targetStockLevel"), False)}],
+}
 _CODE = re.compile(r"``([^`]+)``")
 
 
@@ -27,8 +41,10 @@ class Schemas:
         incoming, structs = _structs(asked_kinds), _structs(kinds)
         for cls, struct in structs.items():
             _describe(self.components[cls.__name__], struct, told=cls not in incoming)
-        for component in self.components.values():
+        for name, component in self.components.items():
             _plain(component)
+            if name in _RULES:
+                component["not"] = {"anyOf": _RULES[name]}
 
     def of(self, declared: Any) -> dict[str, Any]:
         """Return the schema of a type that was asked for or is told."""
