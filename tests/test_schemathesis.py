@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import openapi_checks
 import pytest
 from service import Service, token
 
 COMMAND = Path(sys.executable).with_name("schemathesis")
+CHECKS = Path(__file__).with_name("openapi_checks.py")
 SEED = 20261126
 OPTIONS = ("--max-examples=4", "--no-color", "--warnings=off")
 # What an administrator meets everybody meets who may; for the others it matters what they may not.
@@ -70,7 +70,9 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
             "/inventory-items", sku="WIDGET", productId="prod_1", warehouseId="wh_1", initialQuantity=1_000_000
         )
         hold = create("/reservations", lines=[{"inventoryItemId": item, "quantity": 1_000}])
-        yield Stock(service, {"inventory-items": item, "warehouses": "wh_1", "reservations": hold})
+        receipt = create("/expected-receipts", inventoryItemId=item, quantity=1_000, expectedAt="2099-01-01T00:00:00Z")
+        ids = {"inventory-items": item, "warehouses": "wh_1", "reservations": hold, "expected-receipts": receipt}
+        yield Stock(service, ids)
 
 
 def _configuration(ids: dict[str, str]) -> str:
@@ -92,7 +94,7 @@ def runs(stock: Stock, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
     folder = tmp_path_factory.mktemp("runs")
     (folder / "schemathesis.toml").write_text(_configuration(stock.ids))
     command = [COMMAND, "run", f"{stock.service.url}/schema/openapi.json", f"--seed={SEED}", *OPTIONS]
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": openapi_checks.__file__}
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": str(CHECKS)}
 
     def run(role: str) -> Run:
         options = [f"--phases={PHASES[role]}"]

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from inspect import cleandoc
-from itertools import combinations
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -11,16 +10,30 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, inspect
 
 _REFERENCE = "#/components/schemas/{name}"
-_NULL, _TEXT = {"type": "null"}, {"type": "string"}
-_NAMES = ("inventoryItemId", "sku", "productId")
-# What two fields together must not be, which stands in no type: a line names exactly one thing, a policy at least one.
+
+
+def _none(*names: str) -> dict[str, Any]:
+    return {"properties": {name: {"type": "null"} for name in names}}
+
+
+def _both(*names: str) -> dict[str, Any]:
+    return {"required": [*names], "properties": {name: {"type": "string"} for name in names}}
+
+
+# What fields together must not be, which stands in no type: a line names exactly one thing, a policy at least one.
 _RULES: dict[str, list[dict[str, Any]]] = {
     "ReserveLine": [
-        {"properties": dict.fromkeys(_NAMES, _NULL)},
-        *(
-            {"required": pair, "properties": dict.fromkeys(pair, _TEXT)}
-            for pair in (*map(list, combinations(_NAMES, 2)), ["inventoryItemId", "warehouseId"])
-        ),
+        _none("inventoryItemId", "sku", "productId"),
+        _both("inventoryItemId", "sku"),
+        _both("inventoryItemId", "productId"),
+        _both("sku", "productId"),
+        _both("inventoryItemId", "warehouseId"),
+    ],
+    "Expect": [
+        _none("inventoryItemId", "sku"),
+        _none("inventoryItemId", "warehouseId"),
+        _both("inventoryItemId", "sku"),
+        _both("inventoryItemId", "warehouseId"),
     ],
     "SetPolicy": [{"properties": dict.fromkeys(("safetyStock", "reorderThreshold", "targetStockLevel"), False)}],
 }
