@@ -35,7 +35,7 @@ _RULES: dict[str, list[dict[str, Any]]] = {
         _both("inventoryItemId", "sku"),
         _both("inventoryItemId", "warehouseId"),
     ],
-    "SetPolicy": [{"properties": dict.fromkeys(("safetyStock", "reorderThreshold", "targetStockLevel"), False)}],
+    "SetPolicy": [_none("safetyStock", "reorderThreshold", "targetStockLevel")],
 }
 _CODE = re.compile(r"``([^`]+)``")
 
