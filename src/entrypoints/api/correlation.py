@@ -10,16 +10,15 @@ from secrets import token_hex
 from time import perf_counter
 from typing import Any
 
-import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from adapters.telemetry import log_request
 from core.errors import ValidationFailed
 from entrypoints.api import problems
 from entrypoints.api.headers import header
 
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,128}")
-_log = structlog.get_logger("access")
 
 
 class Correlation:
@@ -65,7 +64,7 @@ class Correlation:
         try:
             await app(scope, receive, answer)
         finally:
-            _write_line(scope, status, started)
+            log_request(_line(scope, status, started))
             reset_contextvars(**tokens)
 
 
@@ -83,14 +82,16 @@ def _refusal(error: ValidationFailed) -> ASGIApp:
     return refuse
 
 
-def _write_line(scope: Scope, status: int, started: float) -> None:
-    """Log route and outcome; never the path, query or body, which may hold anything."""
+def _line(scope: Scope, status: int, started: float) -> dict[str, str | int | float | None]:
+    """Return what the log tells of a request: never its path, query or body, which may hold anything."""
+    state: dict[str, str] = scope["state"]
     user = scope.get("user")
-    _log.info(
-        "request",
-        method=scope.get("method"),
-        route=scope.get("path_template"),
-        status=status,
-        ms=round((perf_counter() - started) * 1000, 2),
-        subject=user.subject if user is not None else None,
-    )
+    return {
+        "correlation_id": state["correlation_id"],
+        "request_id": state["request_id"],
+        "method": scope.get("method"),
+        "route": scope.get("path_template"),
+        "status": status,
+        "ms": round((perf_counter() - started) * 1000, 2),
+        "subject": user.subject if user is not None else None,
+    }

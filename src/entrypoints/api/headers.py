@@ -22,11 +22,17 @@ def header(scope: Scope, name: str) -> str | None:
     Raises:
         ValidationFailed: it came more than once, and two readers could take different ones for the truth.
     """
-    wanted = name.encode()
-    values = [value for key, value in scope["headers"] if key == wanted]
-    if len(values) > 1:
-        raise ValidationFailed(f"The header {name} came {len(values)} times; send it once.")
-    return values[0].decode("latin-1") if values else None
+    headers: dict[str, bytes | None] | None = scope.get("inventory_headers")  # type: ignore[assignment]
+    if headers is None:
+        headers = {}
+        for key, content in scope["headers"]:
+            text = key.decode("latin-1")
+            headers[text] = None if text in headers else content
+        scope["inventory_headers"] = headers  # type: ignore[typeddict-unknown-key]
+    value = headers.get(name, b"")
+    if value is None:
+        raise ValidationFailed(f"The header {name} came more than once; send it once.")
+    return value.decode("latin-1") if name in headers else None
 
 
 def if_match(scope: Scope) -> int | None:
