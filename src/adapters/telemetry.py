@@ -69,7 +69,7 @@ class _AccessLog:
         self._lines: list[bytes] = []
         self._encode = msgspec.json.Encoder().encode
 
-    def write(self, fields: Mapping[str, str | int | float | None]) -> None:
+    def write(self, fields: Mapping[str, Any]) -> None:
         line: dict[str, Any] = {"timestamp": datetime.now(UTC), "level": "info", "logger": "access", "event": "request"}
         for name, value in fields.items():
             line[name] = mask(value) if isinstance(value, str) else value
@@ -87,7 +87,7 @@ class _AccessLog:
 _access_log: _AccessLog | None = None
 
 
-def log_request(fields: Mapping[str, str | int | float | None]) -> None:
+def log_request(fields: Mapping[str, Any]) -> None:
     """Write a request's line in the access log; called in its event loop."""
     if _access_log is not None:
         _access_log.write(fields)

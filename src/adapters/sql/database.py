@@ -4,18 +4,31 @@ Hot statements are set-based: whole columns as arrays on PostgreSQL, one prepare
 (rule R7).
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import ColumnElement, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ports.store import Condition
 
 Row = Sequence[Any]
+
+
+class Query:
+    """A SELECT that every batch asks: built and compiled once, its values named.
+
+    SQLAlchemy finds out at every execution that it has seen a statement before, which takes longer than asking these.
+
+    Args:
+        build: makes the statement for a database; ``database.listed(column, name)`` stands for a list of values.
+    """
+
+    def __init__(self, build: "Callable[[Database], Select[Any]]") -> None:
+        self.build = build
 
 
 class Database(Protocol):
@@ -44,6 +57,14 @@ class Database(Protocol):
 
     def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
         """Return the condition that ``column`` is one of ``values``, of constant text whatever their number."""
+        ...
+
+    def listed(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """Return the condition of a ``Query`` that ``column`` is in the list passed to ``fetch`` as ``name``."""
+        ...
+
+    async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
+        """Return the rows of ``query``, by name of column."""
         ...
 
     async def insert(

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, bindparam, event, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, Table, bindparam, event, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters.sql.database import Row
+from adapters.sql.database import Query, Row
 from adapters.sql.faults import faults
 from adapters.sql.tables import product, time_text
 from core.errors import Unavailable
@@ -49,6 +49,7 @@ class SqliteDatabase:
         self._lock = asyncio.Lock()
         self._engine = _engine(url, size=1, begin="BEGIN IMMEDIATE")
         self._readers = _engine(url, size=4, begin="BEGIN")
+        self._queries: dict[Query, Select[Any]] = {}
         self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
         self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
         self._listeners: set[asyncio.Event] = set()
@@ -86,8 +87,18 @@ class SqliteDatabase:
 
     def among(self, column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
         """``column IN (SELECT value FROM json_each(text))``."""
-        listed = func.json_each(bindparam(None, msgspec.json.encode(list(values)).decode())).table_valued("value")
-        return column.in_(select(listed.c.value))
+        return _is_in(column, bindparam(None, _listing(values)))
+
+    def listed(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """``column IN (SELECT value FROM json_each(text))``."""
+        return _is_in(column, bindparam(name))
+
+    async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
+        """By SQLAlchemy; lists go as JSON."""
+        if (statement := self._queries.get(query)) is None:
+            statement = self._queries[query] = query.build(self)
+        given = {name: value if isinstance(value, datetime) else _listing(value) for name, value in values.items()}
+        return [row._asdict() for row in await connection.execute(statement, given)]
 
     async def insert(
         self,
@@ -222,6 +233,14 @@ async def _rings(rung: asyncio.Event) -> AsyncIterator[None]:
         await rung.wait()
         rung.clear()
         yield
+
+
+def _listing(values: Collection[str]) -> str:
+    return msgspec.json.encode(list(values)).decode()
+
+
+def _is_in(column: ColumnElement[Any], listing: BindParameter[Any]) -> ColumnElement[bool]:
+    return column.in_(select(func.json_each(listing).table_valued("value").c.value))
 
 
 def _engine(url: URL, *, size: int, begin: str) -> AsyncEngine:

@@ -123,14 +123,14 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         found = {}
         for id, of_product in rows.items():
             stock = _sku_stock([row[width:] for row in of_product])
-            product = product_of(_Named(names, of_product[0][:width]))
+            product = product_of(dict(zip(names, of_product[0][:width], strict=True)))
             found[id] = ProductStock(product, stock.items, stock.supplies)
         return found
 
     async def item(self, id: str) -> Item | None:
         """By primary key."""
         rows = await self._all(select(tables.inventory_item).where(tables.inventory_item.c.id == id))
-        return item_of(rows[0]) if rows else None
+        return item_of(rows[0]._asdict()) if rows else None
 
     async def items(self, filter: ItemFilter, *, cursor: str | None, limit: int) -> Page[Item]:
         """In order of id, which is the order of creation."""
@@ -142,7 +142,7 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         if filter.stock == "out":
             statement = statement.where(table.available == 0)
         rows = await self._all(statement)
-        return _page([item_of(row) for row in rows], limit, "item", lambda item: item.id)
+        return _page([item_of(row._asdict()) for row in rows], limit, "item", lambda item: item.id)
 
     async def same_sku(self, item_id: str) -> SkuStock:
         """A self-join."""
@@ -306,16 +306,6 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
             return await schema.migrate(connection)
 
 
-class _Named:
-    """A slice of a joined row, read like a row of its table."""
-
-    def __init__(self, names: Sequence[str], values: Sequence[Any]) -> None:
-        self._fields = dict(zip(names, values, strict=True))
-
-    def _asdict(self) -> dict[str, Any]:
-        return self._fields
-
-
 def _with_supplies(statement: Select[Any]) -> Select[Any]:
     """Add to items what is still to come of them: for each a row, or a row without."""
     item, receipt = tables.inventory_item.c, tables.expected_receipt
@@ -330,7 +320,9 @@ def _sku_stock(rows: Sequence[Any]) -> SkuStock:
     width = len(names)
     items = {row[0]: row for row in rows if row[0] is not None}
     supplies = (Supply(row[0], row[width], row[width + 1]) for row in rows if row[width] is not None)
-    return SkuStock(tuple(item_of(_Named(names, row[:width])) for row in items.values()), tuple(supplies))
+    return SkuStock(
+        tuple(item_of(dict(zip(names, row[:width], strict=True))) for row in items.values()), tuple(supplies)
+    )
 
 
 def _scope_in(old: Select[Any]) -> Any:

@@ -6,11 +6,11 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, and_, literal, literal_column, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, literal_column, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
-from adapters.sql.database import Database, Row
+from adapters.sql.database import Database, Query, Row
 from core.book import Book
 from core.events import OutboxRow, ProductEvent
 from core.operations import EventOutcome, IdempotencyKey
@@ -90,7 +90,7 @@ class SqlTransaction:
     async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
         """Clock, products, reservations, expected receipts, items, warehouses."""
         now, self.id = await self._database.clock(self._connection)
-        products = {row.id: product_of(row) for row in await self._among(tables.product, product_ids)}
+        products = {row["id"]: product_of(row) for row in await self._fetch(_PRODUCTS, product_ids)}
         now = max([now, *(product.updated_at for product in products.values())])
         due = await self._due(products, now)
         reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids | due)
@@ -127,19 +127,8 @@ class SqlTransaction:
         """
         if not product_ids:
             return set()
-        held, line, item = tables.reservation.c, tables.reservation_line.c, tables.inventory_item.c
-        # Materialised: hardly any hold is over, and a planner that does not know it would start from the item's lines,
-        # of which a product in demand has tens of thousands.
-        over = select(held.id, held.expires_at).where(held.status == tables.HELD, held.expires_at <= now)
-        due = over.cte("due").prefix_with("MATERIALIZED")
-        holds_some = (
-            select(literal(1))
-            .where(line.reservation_id == due.c.id, line.quantity > line.fulfilled_quantity + line.released_quantity)
-            .where(item.id == line.inventory_item_id, self._database.among(item.product_id, product_ids))
-            .exists()
-        )
-        found = select(due.c.id).where(holds_some).order_by(due.c.expires_at).limit(_DUE_MAX)
-        return set((await self._connection.execute(found)).scalars())
+        due = await self._database.fetch(self._connection, _DUE, products=list(product_ids), now=now)
+        return {row["id"] for row in due}
 
     async def _receipts(self, wanted: Wanted, products: Iterable[Product], now: datetime) -> list[ExpectedReceipt]:
         """Ask only where something is known to be expected, or named."""
@@ -156,15 +145,22 @@ class SqlTransaction:
         return list(found.values())
 
     async def _items(self, wanted: Wanted, named: set[str]) -> list[Item]:
+        items = await self._fetch(_ITEMS, wanted.item_ids | named)
         item, among = tables.inventory_item.c, self._database.among
-        where = among(item.id, wanted.item_ids | named)
+        others: list[ColumnElement[bool]] = []
         if wanted.whole_products:
             # With other products' items of their SKUs: a transfer must see that its place is taken.
             own = tables.inventory_item.alias().c
-            where |= item.sku.in_(select(own.sku).where(among(own.product_id, wanted.whole_products)))
+            others.append(item.sku.in_(select(own.sku).where(among(own.product_id, wanted.whole_products))))
         if skus := wanted.skus | {sku for sku, _ in wanted.places}:
-            where |= among(item.sku, skus)
-        return [item_of(row) for row in await self._connection.execute(select(tables.inventory_item).where(where))]
+            others.append(among(item.sku, skus))
+        if others:
+            rows = await self._connection.execute(select(tables.inventory_item).where(or_(*others)))
+            items += [row._asdict() for row in rows]
+        return [item_of(row) for row in {row["id"]: row for row in items}.values()]
+
+    async def _fetch(self, query: Query, ids: Collection[str]) -> list[dict[str, Any]]:
+        return await self._database.fetch(self._connection, query, ids=list(ids)) if ids else []
 
     async def _among(self, table: Table, ids: Collection[str]) -> Sequence[Any]:
         if not ids:
@@ -175,20 +171,13 @@ class SqlTransaction:
         """Found by the three parts apart, then matched as a whole: hardly any is found in vain."""
         if not keys:
             return []
-        table = tables.idempotency_key
         scopes = {key.scope for key in keys}
-        found = await self._connection.execute(
-            select(table).where(
-                self._database.among(table.c.issuer, {key.issuer for key in keys}),
-                self._database.among(table.c.subject, {key.subject for key in keys}),
-                self._database.among(table.c.key, {key.key for key in keys}),
-            )
+        issuers, subjects, names = ({scope[part] for scope in scopes} for part in range(3))
+        rows = await self._database.fetch(
+            self._connection, _ANSWERS, issuers=list(issuers), subjects=list(subjects), keys=list(names)
         )
-        return [
-            StoredAnswer(IdempotencyKey(row.issuer, row.subject, row.key, row.fingerprint), row.answer)
-            for row in found
-            if (row.issuer, row.subject, row.key) in scopes
-        ]
+        found = ((IdempotencyKey(*(row[name] for name in _KEY)), row["answer"]) for row in rows)
+        return [StoredAnswer(key, answer) for key, answer in found if key.scope in scopes]
 
     async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:
         """Balances first: where one has moved under us, nothing else needs to be written."""
@@ -202,7 +191,7 @@ class SqlTransaction:
             return False
         # Keys last and sorted: the only other rows a batch may wait for (rule R2).
         rows = sorted((*answer.key.scope, answer.key.fingerprint, answer.answer, book.now) for answer in answers)
-        columns = ("issuer", "subject", "key", "fingerprint", "answer", "created_at")
+        columns = (*_KEY, "answer", "created_at")
         return await self._insert(tables.idempotency_key, columns, rows, skip_existing=True) == len(rows)
 
     async def _save_entities(self, book: Book) -> bool:
@@ -212,18 +201,17 @@ class SqlTransaction:
         await self._insert(tables.reservation, ("id", *_RESERVATION), changes.new_reservations)
         await self._insert(tables.reservation_line, _LINE, changes.new_lines)
         await self._insert(tables.expected_receipt, _NEW_RECEIPT, changes.new_receipts)
-        updates = (
-            (tables.inventory_item, ("id", "version"), _ITEM_LEVELS, changes.items),
-            (tables.product, ("id", "revision"), _PRODUCT, changes.products),
-            (tables.warehouse, ("id", "version"), _WAREHOUSE, changes.warehouses),
-            (tables.reservation, ("id",), _STEP, changes.reservations),
-            (tables.reservation_line, ("reservation_id", "line"), _UNITS, changes.lines),
-            (tables.expected_receipt, ("id", "version"), _RECEIPT, changes.receipts),
-        )
-        for table, keys, columns, rows in updates:
-            if rows and await self._database.update(self._connection, table, keys, columns, rows) != len(rows):
+        for change in changes.updates():
+            if not await self._update(*change):
                 return False
         return True
+
+    async def _update(self, table: Table, keys: tuple[str, ...], columns: tuple[str, ...], changed: "_Pairs") -> bool:
+        """Set what differs; False where a row is not there as it was loaded."""
+        places = [place for place in range(len(columns)) if any(old[place] != new[place] for _, old, new in changed)]
+        rows = [(*key, *(new[place] for place in places)) for key, _, new in changed]
+        names = tuple(columns[place] for place in places)
+        return not places or await self._database.update(self._connection, table, keys, names, rows) == len(rows)
 
     async def _insert(
         self, table: Table, columns: tuple[str, ...], rows: Sequence[Row], *, skip_existing: bool = False
@@ -238,6 +226,34 @@ class SqlTransaction:
         await self._connection.rollback()
 
 
+_PRODUCTS = Query(lambda database: select(tables.product).where(database.listed(tables.product.c.id, "ids")))
+_ITEMS = Query(lambda database: select(tables.inventory_item).where(database.listed(tables.inventory_item.c.id, "ids")))
+
+
+@Query
+def _DUE(database: Database) -> Select[Any]:  # noqa: N802 - it is one of the queries above
+    held, line, item = tables.reservation.c, tables.reservation_line.c, tables.inventory_item.c
+    # Materialised: hardly any hold is over, and a planner that does not know it would start from the item's lines,
+    # of which a product in demand has tens of thousands.
+    over = select(held.id, held.expires_at).where(held.status == tables.HELD, held.expires_at <= bindparam("now"))
+    due = over.cte("due").prefix_with("MATERIALIZED")
+    holds_some = (
+        select(literal_column("1"))
+        .where(line.reservation_id == due.c.id, line.quantity > line.fulfilled_quantity + line.released_quantity)
+        .where(item.id == line.inventory_item_id, database.listed(item.product_id, "products"))
+        .exists()
+    )
+    return select(due.c.id).where(holds_some).order_by(due.c.expires_at).limit(literal_column(str(_DUE_MAX)))
+
+
+@Query
+def _ANSWERS(database: Database) -> Select[Any]:  # noqa: N802
+    key = tables.idempotency_key.c
+    parts = ((key.issuer, "issuers"), (key.subject, "subjects"), (key.key, "keys"))
+    return select(tables.idempotency_key).where(*(database.listed(column, name) for column, name in parts))
+
+
+_KEY = ("issuer", "subject", "key", "fingerprint")
 _ITEM = ("id", "warehouse_id", "created_at", *_ITEM_LEVELS)
 _INBOX = ("event_id", "event_type", "product_id", "verdict", "reason", "occurred_at", "received_at")
 _WAREHOUSE = ("name", "priority", "lead_time_min", "lead_time_max", "active", "version", "created_at", "updated_at")
@@ -258,39 +274,53 @@ _units_row: Callable[[ReservationLine], Row] = attrgetter(*_UNITS)
 _receipt_row: Callable[[ExpectedReceipt], Row] = attrgetter(*_RECEIPT)
 
 
+_Pairs = list[tuple[Row, Row, Row]]
+"""Of each row that differs: the values of its keys, as it was loaded, and as it is to be."""
+
+
 class _Changes:
     """The book's changes as rows: what is new, and what differs from what was loaded."""
 
     def __init__(self, book: Book) -> None:
         loaded = book.loaded
         self.new_items: list[Row] = []
-        self.items: list[Row] = []
+        self.items: _Pairs = []
         for item in book.items.values():
-            levels = _levels(item)
             if (old := loaded.get(item.id)) is None:
-                self.new_items.append((item.id, item.warehouse_id, item.created_at, *levels))
+                self.new_items.append((item.id, item.warehouse_id, item.created_at, *_levels(item)))
             elif old is not item:
-                self.items.append((item.id, old.version, *levels))
-        self.products: list[Row] = [
-            (product.id, old.revision, *_product_row(product))
+                self.items.append(((item.id, old.version), _levels(old), _levels(item)))
+        self.products: _Pairs = [
+            ((product.id, old.revision), _product_row(old), _product_row(product))
             for product in book.products.values()
             if (old := loaded[f"product:{product.id}"]) is not product
         ]
         self.new_warehouses: list[Row] = []
-        self.warehouses: list[Row] = []
+        self.warehouses: _Pairs = []
         for warehouse in book.warehouses.values():
             if (old := loaded.get(warehouse.id)) is None:
                 self.new_warehouses.append((warehouse.id, *_warehouse_row(warehouse)))
             elif old is not warehouse:
-                self.warehouses.append((warehouse.id, old.version, *_warehouse_row(warehouse)))
+                self.warehouses.append(((warehouse.id, old.version), _warehouse_row(old), _warehouse_row(warehouse)))
         self._add_reservations(book)
         self._add_receipts(book)
+
+    def updates(self) -> Iterable[tuple[Table, tuple[str, ...], tuple[str, ...], _Pairs]]:
+        """Return what to set: table, keys, columns, rows."""
+        return (
+            (tables.inventory_item, ("id", "version"), _ITEM_LEVELS, self.items),
+            (tables.product, ("id", "revision"), _PRODUCT, self.products),
+            (tables.warehouse, ("id", "version"), _WAREHOUSE, self.warehouses),
+            (tables.reservation, ("id",), _STEP, self.reservations),
+            (tables.reservation_line, ("reservation_id", "line"), _UNITS, self.lines),
+            (tables.expected_receipt, ("id", "version"), _RECEIPT, self.receipts),
+        )
 
     def _add_reservations(self, book: Book) -> None:
         self.new_reservations: list[Row] = []
         self.new_lines: list[Row] = []
-        self.reservations: list[Row] = []
-        self.lines: list[Row] = []
+        self.reservations: _Pairs = []
+        self.lines: _Pairs = []
         for reservation in book.reservations.values():
             if (old := book.loaded.get(reservation.id)) is None:
                 self.new_reservations.append((reservation.id, *_reservation_row(reservation)))
@@ -299,23 +329,23 @@ class _Changes:
                 ]
                 continue
             # A hold of which only some lines were expired is not ours to touch: its other products are not locked.
-            if _step_row(old) != _step_row(reservation):
-                self.reservations.append((reservation.id, *_step_row(reservation)))
+            if (was := _step_row(old)) != (step := _step_row(reservation)):
+                self.reservations.append(((reservation.id,), was, step))
             self.lines += [
-                (reservation.id, number, *_units_row(line))
+                ((reservation.id, number), _units_row(before), _units_row(line))
                 for number, (before, line) in enumerate(zip(old.lines, reservation.lines, strict=True))
                 if before is not line
             ]
 
     def _add_receipts(self, book: Book) -> None:
         self.new_receipts: list[Row] = []
-        self.receipts: list[Row] = []
+        self.receipts: _Pairs = []
         for receipt in book.receipts.values():
             if (old := book.loaded.get(receipt.id)) is None:
                 row = _receipt_row(receipt)
                 self.new_receipts.append((receipt.id, receipt.inventory_item_id, receipt.created_at, *row))
             elif old.version != receipt.version:  # one that only follows its item to another product is as it was
-                self.receipts.append((receipt.id, old.version, *_receipt_row(receipt)))
+                self.receipts.append(((receipt.id, old.version), _receipt_row(old), _receipt_row(receipt)))
 
 
 def _product_row(product: Product) -> Row:
@@ -342,18 +372,14 @@ def _warehouse_row(warehouse: Warehouse) -> Row:
     return (*head, warehouse.version, warehouse.created_at, warehouse.updated_at)
 
 
-def product_of(row: Any) -> Product:
+def product_of(fields: dict[str, Any]) -> Product:
     """Return the product in a row of ``product``."""
-    fields = row._asdict()
-    fields["catalog"] = msgspec.json.decode(fields["catalog"], type=Catalog)
-    return Product(**fields)
+    return Product(**fields | {"catalog": msgspec.json.decode(fields["catalog"], type=Catalog)})
 
 
-def item_of(row: Any) -> Item:
+def item_of(fields: dict[str, Any]) -> Item:
     """Return the item in a row of ``inventory_item``."""
-    fields = row._asdict()
-    fields["metadata"] = msgspec.json.decode(fields["metadata"])
-    return Item(**fields)
+    return Item(**fields | {"metadata": msgspec.json.decode(fields["metadata"])})
 
 
 def warehouse_of(row: Any) -> Warehouse:

@@ -82,7 +82,7 @@ def _refusal(error: ValidationFailed) -> ASGIApp:
     return refuse
 
 
-def _line(scope: Scope, status: int, started: float) -> dict[str, str | int | float | None]:
+def _line(scope: Scope, status: int, started: float) -> dict[str, Any]:
     """Return what the log tells of a request: never its path, query or body, which may hold anything."""
     state: dict[str, str] = scope["state"]
     user = scope.get("user")
