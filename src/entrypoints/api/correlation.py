@@ -35,21 +35,17 @@ class Correlation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        request_id = token_hex(8)
+        # A new dict, whatever the server put there: some share one between requests.
+        state = scope["state"] = {**self._state}
         app = self._app
         given = None
         try:
             given = _given(scope)
         except ValidationFailed as error:
             app = _refusal(error)
+        request_id = token_hex(8)
         echoed = given or request_id
-        # A new dict, whatever the server put there: some share one between requests.
-        scope["state"] = {
-            **self._state,
-            "request_id": request_id,
-            "caller_correlation_id": given,
-            "correlation_id": echoed,
-        }
+        state |= {"request_id": request_id, "caller_correlation_id": given, "correlation_id": echoed}
         status = 0
 
         async def answer(message: Message) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from hashlib import sha256
+from typing import Any
 
 from litestar.types import HTTPScope, Scope
 
@@ -22,17 +23,20 @@ def header(scope: Scope, name: str) -> str | None:
     Raises:
         ValidationFailed: it came more than once, and two readers could take different ones for the truth.
     """
-    headers: dict[str, bytes | None] | None = scope.get("inventory_headers")  # type: ignore[assignment]
-    if headers is None:
-        headers = {}
-        for key, content in scope["headers"]:
-            text = key.decode("latin-1")
-            headers[text] = None if text in headers else content
-        scope["inventory_headers"] = headers  # type: ignore[typeddict-unknown-key]
-    value = headers.get(name, b"")
-    if value is None:
-        raise ValidationFailed(f"The header {name} came more than once; send it once.")
-    return value.decode("latin-1") if name in headers else None
+    state: dict[str, Any] = scope["state"]
+    if (headers := state.get("headers")) is None:
+        headers = state["headers"] = _by_name(scope)
+    values: list[str] = headers.get(name, [])
+    if len(values) > 1:
+        raise ValidationFailed(f"The header {name} came {len(values)} times; send it once.")
+    return values[0] if values else None
+
+
+def _by_name(scope: Scope) -> dict[str, list[str]]:
+    headers: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    return headers
 
 
 def if_match(scope: Scope) -> int | None:
