@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import asyncpg
+import msgspec
 from sqlalchemy import select
 
 from adapters.registry import connect
@@ -30,6 +31,8 @@ from core.operations import (
 from core.rules import decide
 from core.stock import Item, Reservation
 from core.writer import Writer
+from ports.broker import Message
+from ports.dead_letters import DeadLetter
 from ports.store import Store, StoredAnswer, Transaction, Wanted
 
 T = TypeVar("T")
@@ -156,6 +159,27 @@ async def positions(store: Store) -> dict[tuple[str, int], int]:
     statement = select(outbox.product_id, outbox.sequence, outbox.position).where(outbox.position.is_not(None))
     async with store.database.reading() as connection:
         return {(product, sequence): place for product, sequence, place in await connection.execute(statement)}
+
+
+async def dead_letters(store: Store) -> list[DeadLetter]:
+    """Return what is kept of failed messages, the latest failure first, with the bodies, which lists leave out."""
+    assert isinstance(store, SqlStore)
+    letter = tables.dead_letter
+    latest = select(letter).order_by(letter.c.last_failed_at.desc(), letter.c.id)
+    async with store.database.reading() as connection:
+        return [_dead_letter(row) for row in await connection.execute(latest)]
+
+
+def _dead_letter(row: Any) -> DeadLetter:
+    names = {"id": "message_id", "type": "event_type"}
+    words = ("id", "exchange", "routing_key", "body", "type", "correlation_id")
+    message = Message(
+        **{name: getattr(row, names.get(name, name)) for name in words},
+        headers=msgspec.json.decode(row.headers, type=dict[str, str]),
+    )
+    same = ("fingerprint", "code", "detail", "stack", "attempts", "cause", "event_id", "product_id")
+    skus = msgspec.json.decode(row.skus, type=tuple[str, ...])
+    return DeadLetter(message=message, skus=skus, **{name: getattr(row, name) for name in same})
 
 
 def only(values: Collection[T]) -> T:

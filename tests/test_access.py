@@ -40,7 +40,7 @@ QUERIES = {
     ("GET", "/inventory-items/by-product/{productId}"),
     ("GET", "/inventory-items/{id}/availability"),
 }
-ADMINS_ALONE = {("PUT", "/admin/product-service/circuit")}
+ADMINS_ALONE = {(method, path) for method, path in ROUTES if path.startswith("/admin/") and method != "GET"}
 CLOSED = [route for route in ROUTES if route not in PUBLIC]
 
 

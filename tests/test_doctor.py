@@ -124,7 +124,18 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert (visit.code, table.returncode) == (0, 0)
     assert {finding["verdict"] for finding in visit.findings.values()} == {"ok"}
     assert visit.findings.keys() == {
-        *("processes", "tokens", "place", "store", "writes", "migrations", "outbox", "broker", "catalog")
+        *(
+            "processes",
+            "tokens",
+            "place",
+            "store",
+            "writes",
+            "migrations",
+            "outbox",
+            "dead letters",
+            "broker",
+            "catalog",
+        )
     }
     assert all(finding["detail"] in table.stdout for finding in visit.findings.values())
 

@@ -7,24 +7,31 @@ growing pauses. Order does not matter (see ``catalog.py``), so messages are hand
 import asyncio
 import logging
 import random
+import re
 import traceback
 from contextlib import AsyncExitStack
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
 from core.catalog import ACTOR
-from core.errors import InventoryError, OutcomeUnknown, Unavailable, ValidationFailed
+from core.errors import InventoryError, OutcomeUnknown, Unavailable, UnsupportedVersion, ValidationFailed
 from core.events import PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
 from core.fields import Word
 from core.operations import ApplyProductEvent, EventOutcome, EventPolicy, Request
 from core.writer import Writer
 from ports.broker import Broker, Delivery, Message, Verdict
-from ports.store import DeadLetter, Store
+from ports.dead_letters import DeadLetter
+from ports.store import Store
 
 _TRIES = 6
 _PAUSE_SECONDS_MAX = 5.0
 _BODY_BYTES_MAX = 1024 * 1024
+_CAUSE_CHARACTERS_MAX = 300
+_SKUS_MAX = 500
+_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9}){0,3}")
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\w*\d\w*\b")
 _log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(ProductEvent)
 
@@ -34,13 +41,15 @@ class ProductEvents:
 
     Args:
         policy: what ProductCreated leads to.
+        process: who we are, for the record of attempts.
     """
 
-    def __init__(self, store: Store, broker: Broker, writer: Writer, policy: EventPolicy) -> None:
+    def __init__(self, store: Store, broker: Broker, writer: Writer, policy: EventPolicy, *, process: str = "") -> None:
         self._store = store
         self._broker = broker
         self._writer = writer
         self._policy = policy
+        self._process = process
         self._consuming = AsyncExitStack()
 
     async def start(self) -> None:
@@ -57,7 +66,7 @@ class ProductEvents:
         try:
             event = decode(message)
         except ValidationFailed as error:
-            return await self._park(_letter(message, error, attempts=1))
+            return await self._park(self._letter(message, error, attempts=1))
         attempts = 0
         while True:
             attempts += 1
@@ -68,25 +77,18 @@ class ProductEvents:
                 if attempts == 1:
                     _log.warning("Product event %s has to wait: %s", event.event_id, error.detail)
                 # An outage of the store itself fills no dead letters: there is nowhere to park.
-                if attempts >= _TRIES and await self._parked(_letter(message, error, attempts=attempts)):
+                if attempts >= _TRIES and await self._parked(self._letter(message, error, attempts=attempts)):
                     return Verdict.DONE
             except InventoryError as error:
-                return await self._park(_letter(message, error, attempts=attempts))
+                return await self._park(self._letter(message, error, attempts=attempts))
             await _pause(attempts)
 
     async def _apply(self, message: Message, event: ProductEvent) -> Verdict:
-        request = Request(
-            operations=(ApplyProductEvent(event=event, policy=self._policy),),
-            actor=ACTOR,
-            correlation_id=_correlation_id(message, event),
-            size=len(message.body),
-        )
-        (outcome,) = await self._writer.submit(request)
-        if isinstance(outcome, InventoryError):
-            raise outcome
-        if isinstance(outcome, EventOutcome) and outcome.reason is not None:
-            _log.warning("Product event %s made no items: %s", event.event_id, outcome.reason)
+        await apply(self._writer, message, event, self._policy)
         return Verdict.DONE
+
+    def _letter(self, message: Message, error: InventoryError, *, attempts: int) -> DeadLetter:
+        return letter_of(message, error, attempts=attempts, process=self._process)
 
     async def _park(self, letter: DeadLetter) -> Verdict:
         """Park, however long it takes for the store to be there."""
@@ -111,16 +113,91 @@ async def _pause(tries: int) -> None:
     await asyncio.sleep(random.uniform(0.1, min(_PAUSE_SECONDS_MAX, 0.2 * 2 ** min(tries, 10))))
 
 
-def _letter(message: Message, error: InventoryError, *, attempts: int) -> DeadLetter:
+async def apply(writer: Writer, message: Message, event: ProductEvent, policy: EventPolicy) -> EventOutcome:
+    """Have the product event of a message applied, and return what that led to.
+
+    Raises:
+        InventoryError: it was refused, or nothing was done; see ``Writer.submit``.
+    """
+    request = Request(
+        operations=(ApplyProductEvent(event=event, policy=policy),),
+        actor=ACTOR,
+        correlation_id=_correlation_id(message, event),
+        size=len(message.body),
+    )
+    (outcome,) = await writer.submit(request)
+    if isinstance(outcome, InventoryError):
+        raise outcome
+    assert isinstance(outcome, EventOutcome)  # what ApplyProductEvent leads to
+    if outcome.reason is not None:
+        _log.warning("Product event %s made no items: %s", event.event_id, outcome.reason)
+    return outcome
+
+
+def letter_of(
+    message: Message, error: InventoryError, *, attempts: int, process: str = "", retry_seconds: float | None = None
+) -> DeadLetter:
+    """Return a failed message as it is kept, with what can be told of it."""
+    event_id, product_id, skus = _glance(message.body)
     return DeadLetter(
-        # Whoever sends two different messages under one id must not lose the second.
-        fingerprint=sha256(message.id.encode() + b"\n" + message.body).hexdigest(),
+        fingerprint=fingerprint_of(message),
         message=message,
         code=error.code,
         detail=error.detail,
         stack="".join(traceback.format_exception(error)),
         attempts=attempts,
+        cause=_cause(error),
+        event_id=event_id,
+        product_id=product_id,
+        skus=skus,
+        retry_seconds=retry_seconds,
+        process=process,
     )
+
+
+def fingerprint_of(message: Message) -> str:
+    """Return what a message is known by: whoever sends two different ones under one id must not lose the second."""
+    return sha256(message.id.encode() + b"\n" + message.body).hexdigest()
+
+
+def _cause(error: InventoryError) -> str:
+    """Return the error's sentence without what is particular to one message."""
+    text = error.detail
+    for value in error.extra.values():
+        text = text.replace(str(value), "…")
+    return _PARTICULAR.sub("…", text)[:_CAUSE_CHARACTERS_MAX]
+
+
+def _glance(body: bytes) -> tuple[str, str | None, tuple[str, ...]]:
+    """Return event id, product id and SKUs as far as they can be read of a body that nobody understands."""
+    whole = _readable(body)
+    payload = _field(whole, "payload")
+    variants = _field(payload, "variants")
+    named = [payload, *(variants if isinstance(variants, list) else ())]
+    skus = (_word(_field(each, "sku")) for each in named)
+    return (
+        _word(_field(whole, "eventId")) or "",
+        _word(_field(payload, "productId")),
+        tuple(dict.fromkeys(sku for sku in skus if sku is not None))[:_SKUS_MAX],
+    )
+
+
+def _readable(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body) if len(body) <= _BODY_BYTES_MAX else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _word(value: Any) -> str | None:
+    try:
+        return msgspec.convert(value, type=Word)
+    except msgspec.ValidationError:
+        return None
 
 
 def _correlation_id(message: Message, event: ProductEvent) -> str:
@@ -135,6 +212,7 @@ def decode(message: Message) -> ProductEvent:
     """Return the product event in a message.
 
     Raises:
+        UnsupportedVersion: it holds one of a version that this service does not read.
         ValidationFailed: it holds none that this service understands, or one that does not belong to its routing key.
     """
     if len(message.body) > _BODY_BYTES_MAX:
@@ -142,6 +220,10 @@ def decode(message: Message) -> ProductEvent:
     try:
         event = _decoder.decode(message.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        version = _field(_readable(message.body), "eventVersion")
+        if isinstance(version, str) and _VERSION.fullmatch(version) and not version.startswith("1."):
+            detail = f"eventVersion {version!r} is not supported; this service reads 1.x. Retry it after an upgrade."
+            raise UnsupportedVersion(detail) from error
         raise ValidationFailed(f"The message is not a product event this service understands: {error}.") from error
     expected = f"product.{event.event_type.lower()}.product"
     if message.routing_key in PRODUCT_KEYS and message.routing_key != expected:

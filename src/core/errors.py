@@ -33,6 +33,13 @@ class ValidationFailed(InventoryError):
     title = "The request is not valid"
 
 
+class UnsupportedVersion(ValidationFailed):
+    """An event's version is one that this version of the service does not read; try it again after an upgrade."""
+
+    code = "unsupported_version"
+    title = "The event's version is not supported"
+
+
 class Unauthorized(InventoryError):
     """No acceptable token came with the request; bring one."""
 

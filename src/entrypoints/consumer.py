@@ -14,6 +14,7 @@ from core.delivery import Relay
 from core.errors import Conflict
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
+from core.redelivery import Redelivery
 from core.writer import Writer
 from entrypoints import process
 from entrypoints.config import Config
@@ -47,14 +48,15 @@ async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None
 
 @asynccontextmanager
 async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterator[None]:
-    """Relay, consume product events and keep house while the block runs, as soon as the store is fit for it.
+    """Run what moves events while the block runs, as soon as the store is fit for it.
 
+    Relay, consume product events, try dead letters again and keep house.
     A process that ``prepares`` migrates the store and declares the broker's exchanges and queues, another only checks
     (rule R20); both in the background, and again until it has worked.
     """
     store, broker = await container.get(Store), await container.get(Broker)
     relay, events = await container.get(Relay), await container.get(ProductEvents)
-    loops = (relay, events, await container.get(Housekeeper))
+    loops = (relay, events, await container.get(Redelivery), await container.get(Housekeeper))
 
     async def start() -> None:
         await process.until_done(store.migrate if prepares else lambda: _check_store(store), "relaying")

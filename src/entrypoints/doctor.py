@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime
 from itertools import chain
@@ -208,6 +208,7 @@ async def _store(config: Config, store: Store) -> AsyncIterator[Finding]:
     else:
         yield Finding("migrations", "ok", "None is pending.")
         yield _outbox(await store.backlog(), condition.now, config)
+        yield _letters(await store.letter_counts())
 
 
 def _clock(ahead: float) -> Finding:
@@ -229,6 +230,13 @@ def _outbox(backlog: Backlog, now: datetime, config: Config) -> Finding:
         return Finding("outbox", "ok", detail)
     relay = "serve" if config.broker.startswith("memory:") else "consumer"
     return Finding("outbox", "problem", detail, f"Start `inventory {relay}`; if it runs, its log says why they wait.")
+
+
+def _letters(counts: Mapping[str, int]) -> Finding:
+    if not (unresolved := counts.get("UNRESOLVED", 0)):
+        return Finding("dead letters", "ok", "No message waits for an operator.")
+    remedy = "See `inventory dead-letters list --groups`; retry, edit or discard them."
+    return Finding("dead letters", "warning", f"Messages that wait for an operator: {unresolved:,}.", remedy)
 
 
 # -- the broker -------------------------------------------------------------------------------------------------------

@@ -1,32 +1,27 @@
 """``inventory reconcile``: look now, with a progress bar where a person is watching, and look at what was found."""
 
-import asyncio
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from adapters.registry import connect
-from adapters.telemetry import configure_logging
-from core.errors import NotFound, ValidationFailed
+from core.errors import NotFound
 from core.findings import Finding, Part, Run
 from core.reconciliation import Progress as Told
 from core.reconciliation import Reconciliation
 from entrypoints.config import Config
+from entrypoints.terminal import console, print_json, time_text, with_store
 from ports.store import Store
 
 ACTOR = "inventory-cli"
 _PAGE = 1_000
 _SHOWN_MAX = 100
 _PARTS: dict[Part, str] = {"stock": "products", "ledger": "ledger rows", "events": "events"}
-T = TypeVar("T")
 
 
 def run(config: Config, *, deep: bool, as_json: bool) -> int:
@@ -43,24 +38,24 @@ def run(config: Config, *, deep: bool, as_json: bool) -> int:
             run = await reconciliation.run(trigger="manual", actor=ACTOR, deep=deep, progress=told)
         return run, await _all(store, run)
 
-    run, findings = _with_store(config, look)
+    run, findings = with_store(config, look)
     _print(run, findings, as_json=as_json)
     return 1 if run.findings else 0
 
 
 def list_runs(config: Config, *, limit: int, as_json: bool) -> None:
     """Print the last runs, newest first."""
-    runs = _with_store(config, lambda store: store.reconciliations(limit))
+    runs = with_store(config, lambda store: store.reconciliations(limit))
     if as_json:
-        _print_json(runs)
+        print_json(runs)
         return
     table = Table("run", "started", "by", "looked at", "products", "items", "found", "new", "resolved")
     for each in runs:
         found = _counts(each) if each.ended_at else "not finished"
         scope = "everything" if each.deep else "how things stand"
         numbers = (each.products, each.items, found, each.raised, each.resolved)
-        table.add_row(each.id, _time(each.started_at), f"{each.actor} ({each.trigger})", scope, *map(str, numbers))
-    _console().print(table)
+        table.add_row(each.id, time_text(each.started_at), f"{each.actor} ({each.trigger})", scope, *map(str, numbers))
+    console().print(table)
 
 
 def show(config: Config, run_id: str | None, *, as_json: bool) -> None:
@@ -78,26 +73,7 @@ def show(config: Config, run_id: str | None, *, as_json: bool) -> None:
             raise NotFound(f"There is no reconciliation {run_id}; `inventory reconcile list` names them.")
         return run, await _all(store, run)
 
-    _print(*_with_store(config, read), as_json=as_json)
-
-
-def _with_store(config: Config, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do ``work`` on the store. Being told to stop is not having found nothing: that ends with 130, as in a shell."""
-    configure_logging("error")
-
-    async def main() -> T:
-        if (task := asyncio.current_task()) is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        async with connect("store", config.store) as store:
-            if pending := await store.pending_migrations():
-                raise ValidationFailed(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
-            return await work(store)
-
-    try:
-        return asyncio.run(main())
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        click.echo("inventory: broken off", err=True)
-        sys.exit(130)
+    _print(*with_store(config, read), as_json=as_json)
 
 
 async def _all(store: Store, run: Run | None) -> list[Finding]:
@@ -139,24 +115,24 @@ def _tell_plainly(part: Part, looked_at: int, about: int) -> None:
 
 def _print(run: Run | None, findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
-        _print_json({"run": run, "findings": findings})
+        print_json({"run": run, "findings": findings})
         return
-    console = _console()
+    screen = console()
     if findings:
         table = Table("kind", "product", "item", "expected", "found", "first seen", "last seen", "resolved")
         for each in findings[:_SHOWN_MAX]:
             seen = (each.first_seen_at, each.last_seen_at, each.resolved_at)
             values = (_values(each.expected), _values(each.found))
-            table.add_row(each.kind, each.product_id, each.inventory_item_id, *values, *map(_time, seen))
-        console.print(table)
+            table.add_row(each.kind, each.product_id, each.inventory_item_id, *values, *map(time_text, seen))
+        screen.print(table)
     if len(findings) > _SHOWN_MAX:
-        console.print(f"… and {len(findings) - _SHOWN_MAX} more; --json has them all.")
-    console.print("Nothing has been reconciled yet." if run is None else _sentence(run), soft_wrap=True)
+        screen.print(f"… and {len(findings) - _SHOWN_MAX} more; --json has them all.")
+    screen.print("Nothing has been reconciled yet." if run is None else _sentence(run), soft_wrap=True)
 
 
 def _sentence(run: Run) -> str:
     if run.ended_at is None:
-        return f"{run.id} began {_time(run.started_at)} and has not ended: it is going on or was broken off."
+        return f"{run.id} began {time_text(run.started_at)} and has not ended: it is going on or was broken off."
     took = (run.ended_at - run.started_at).total_seconds()
     looked = f"{run.id} looked at {run.products} products and {run.items} items in {took:.1f} s"
     return f"{looked} and found: {_counts(run)}. {run.raised} new, {run.resolved} resolved."
@@ -168,15 +144,3 @@ def _counts(run: Run) -> str:
 
 def _values(values: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items()) or "nothing"
-
-
-def _time(value: Any) -> str:
-    return value.strftime("%Y-%m-%d %H:%M:%S") if value else ""
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)

@@ -14,6 +14,7 @@ from adapters.service_token import ServiceToken
 from adapters.tokens import KeyRing, SigningKey, Verifier, split_secrets
 from core.catalog_watch import CatalogWatch
 from core.consumption import ProductEvents
+from core.dead_letters import DeadLetters
 from core.delivery import Relay
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
@@ -21,6 +22,7 @@ from core.inventory import Inventory
 from core.operations import EventPolicy
 from core.products import Products
 from core.reconciliation import Reconciliation
+from core.redelivery import Redelivery
 from core.sourcing import STRATEGIES
 from core.writer import Writer
 from entrypoints.config import Config, SettingError
@@ -104,6 +106,7 @@ class UseCases(Provider):
     scope = Scope.APP
     sweeper = provide(Sweeper)
     inventory = provide(Inventory)
+    dead_letters = provide(DeadLetters)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -128,16 +131,25 @@ class UseCases(Provider):
         return Relay(store, broker, owner=self._owner, required_events=frozenset(self._config.required_events))
 
     @provide
-    def product_events(self, store: Store, broker: Broker, writer: Writer) -> ProductEvents:
-        """Make the consumer of product events."""
+    def policy(self) -> EventPolicy:
+        """Say what a new product leads to."""
         config = self._config
-        policy = EventPolicy(
+        return EventPolicy(
             auto_create=config.auto_create_on_product_creation,
             warehouse_ids=config.default_warehouses,
             reorder_threshold=config.default_reorder_threshold,
             target_stock_level=config.default_target_stock_level,
         )
-        return ProductEvents(store, broker, writer, policy)
+
+    @provide
+    def product_events(self, store: Store, broker: Broker, writer: Writer, policy: EventPolicy) -> ProductEvents:
+        """Make the consumer of product events."""
+        return ProductEvents(store, broker, writer, policy, process=self._owner)
+
+    @provide
+    def redelivery(self, store: Store, writer: Writer, policy: EventPolicy) -> Redelivery:
+        """Make what tries dead letters again."""
+        return Redelivery(store, writer, policy, process=self._owner)
 
     @provide
     def products(self, catalog: ProductCatalog, store: Store) -> Products:

@@ -17,7 +17,7 @@ from core.events import OutboxRow
 from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, ExpectedReceipt, Item, Product, Reservation, StockTransaction, Supply, Warehouse
-from ports.broker import Message
+from ports.dead_letters import DeadLetterStore
 
 T = TypeVar("T")
 BACKLOG_MAX = 10_000
@@ -189,17 +189,6 @@ class Lease(Struct, frozen=True):
     token: int
 
 
-class DeadLetter(Struct, frozen=True, kw_only=True):
-    """A message that could not be dealt with, and why; one a ``fingerprint``, however often it fails."""
-
-    fingerprint: str
-    message: Message
-    code: str
-    detail: str
-    stack: str
-    attempts: int
-
-
 class Condition(Struct, frozen=True):
     """What a database says of itself: its clock, and whether it takes no writes (a standby, say)."""
 
@@ -214,7 +203,7 @@ class Backlog(Struct, frozen=True):
     oldest_at: datetime | None
 
 
-class Store(Protocol):
+class Store(DeadLetterStore, Protocol):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
@@ -305,16 +294,6 @@ class Store(Protocol):
         """Return every warehouse, by priority, then id."""
         ...
 
-    # -- messages that failed ----------------------------------------------------------------------------------------
-
-    async def park(self, letter: DeadLetter) -> None:
-        """Keep a failed message; one that is kept already gets the new cause, and its attempts are added up."""
-        ...
-
-    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
-        """Return kept messages, the latest failure first."""
-        ...
-
     # -- the relay's steps -------------------------------------------------------------------------------------------
 
     async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
@@ -400,7 +379,10 @@ class Store(Protocol):
     # -- housekeeping ------------------------------------------------------------------------------------------------
 
     async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
-        """Delete at most ``limit`` each of old answers, published events and inbox rows; return how many rows went."""
+        """Delete at most ``limit`` each of old answers, published events, inbox rows, and letters that ended then.
+
+        Returns how many rows went.
+        """
         ...
 
     async def ping(self) -> None:

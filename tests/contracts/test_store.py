@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from services import Postgres
-from stores import CAUSE, batch, carry_out, empty, hold, key, migrated, only, positions, stocked
+from stores import CAUSE, batch, carry_out, dead_letters, empty, hold, key, migrated, only, positions, stocked
 
 from adapters.registry import connect
 from core.errors import AlreadyExists, Busy, SkuConflict, Unavailable, ValidationFailed
@@ -40,10 +40,10 @@ from core.reservations import expire_due
 from core.rules import decide
 from core.stock import Item, LeadTime, Reservation
 from ports.broker import Message
+from ports.dead_letters import DeadLetter
 from ports.store import (
     BACKLOG_MAX,
     Backlog,
-    DeadLetter,
     ItemFilter,
     Lease,
     LedgerFilter,
@@ -1041,13 +1041,13 @@ async def test_a_failed_message_is_kept_once(place: Place) -> None:
     await place.store.park(letter)
     await asyncio.sleep(0.002)
     await place.store.park(replace(letter, fingerprint="f-2"))
-    assert [kept.fingerprint for kept in await place.store.dead_letters(limit=10)] == ["f-2", "f-1"]
+    assert [kept.fingerprint for kept in await dead_letters(place.store)] == ["f-2", "f-1"]
     await asyncio.sleep(0.002)
 
     await place.other.park(replace(again, message=replace(message, body=b"another", id="event-9")))
 
-    assert await place.store.dead_letters(limit=1) == [replace(again, attempts=5)]
-    assert await place.store.dead_letters(limit=10) == [replace(again, attempts=5), replace(letter, fingerprint="f-2")]
+    assert (await dead_letters(place.store))[:1] == [replace(again, attempts=5)]
+    assert await dead_letters(place.store) == [replace(again, attempts=5), replace(letter, fingerprint="f-2")]
 
 
 async def test_a_message_parked_by_many_at_once_is_kept_once(place: Place) -> None:
@@ -1057,7 +1057,7 @@ async def test_a_message_parked_by_many_at_once_is_kept_once(place: Place) -> No
 
     await asyncio.gather(*(store.park(letter) for store in (place.store, place.other) * 5))
 
-    (kept,) = await place.store.dead_letters(limit=10)
+    (kept,) = await dead_letters(place.store)
     assert kept.attempts == 10
     assert kept.message.body == message.body
     assert "\x00" not in kept.detail + kept.fingerprint + kept.message.id

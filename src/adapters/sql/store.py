@@ -17,6 +17,7 @@ from adapters.sql.database import Database
 from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.reconciliation import SqlReconciliation
+from adapters.sql.retries import SqlRetries
 from adapters.sql.transaction import (
     NOTHING,
     RECEIPTS,
@@ -82,7 +83,7 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
+class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:
@@ -266,6 +267,7 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
     async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
         """Small batches, each its own transaction, so that nobody waits behind them (rule R4)."""
         keys, inbox, outbox = tables.idempotency_key.c, tables.inbox.c, tables.outbox.c
+        letter, attempt = tables.dead_letter.c, tables.dead_letter_attempt.c
         async with self.database.reading() as connection:
             now, _ = await self.database.clock(connection)
         old = select(keys.issuer, keys.subject, keys.key).where(keys.created_at < now - timedelta(hours=answers_hours))
@@ -274,11 +276,16 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlReconciliation):
         first = select(outbox.id, outbox.published_at).where(outbox.position.is_not(None))
         first_sent = first.order_by(outbox.position).limit(limit).subquery()
         sent = select(first_sent.c.id).where(first_sent.c.published_at < now - timedelta(days=events_days))
+        # As long as an event is known again, so that what is restored late still has no second effect.
+        ended = select(letter.id).where(letter.ended_at < now - timedelta(days=inbox_days))
+        over = ended.order_by(letter.ended_at).limit(limit)
         gone = 0
         for statement in (
             delete(tables.idempotency_key).where(_scope_in(old.limit(limit))),
             delete(tables.inbox).where(inbox.event_id.in_(heard.limit(limit))),
             delete(tables.outbox).where(outbox.id.in_(sent)),
+            delete(tables.dead_letter_attempt).where(attempt.dead_letter_id.in_(over)),
+            delete(tables.dead_letter).where(letter.id.in_(over)),
         ):
             async with self.database.writing() as connection:
                 gone += (await connection.execute(statement)).rowcount

@@ -307,7 +307,73 @@ dead_letter = Table(
     Column("attempts", BigInteger, nullable=False),
     Column("first_failed_at", UtcTime, nullable=False),
     Column("last_failed_at", UtcTime, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("group_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("product_id", Text),
+    Column("skus", Text, nullable=False),
+    Column("note", Text),
+    Column("retry_id", Text),
+    Column("edited_from", Text),
+    Column("replaced_by", Text),
+    Column("claim", Text),
+    Column("lapses", BigInteger, nullable=False),
+    Column("next_attempt_at", UtcTime),
+    Column("ended_at", UtcTime),
     UniqueConstraint("fingerprint"),
+    Index(None, "status", "id"),
+    Index(None, "group_id"),
+    Index(None, "message_id"),
+    Index(None, "event_id"),
+    Index(None, "product_id"),
+    Index(None, "retry_id"),
+)
+_DUE = text("next_attempt_at IS NOT NULL")
+Index("dead_letter_due_idx", dead_letter.c.next_attempt_at, postgresql_where=_DUE, sqlite_where=_DUE)
+_ENDED = text("ended_at IS NOT NULL")
+Index("dead_letter_ended_idx", dead_letter.c.ended_at, postgresql_where=_ENDED, sqlite_where=_ENDED)
+
+dead_letter_attempt = Table(
+    "dead_letter_attempt",
+    metadata,
+    Column("dead_letter_id", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("process", Text, nullable=False),
+    PrimaryKeyConstraint("dead_letter_id", "number"),
+)
+
+dead_letter_retry = Table(
+    "dead_letter_retry",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("canary_id", Text),
+    Column("total", BigInteger, nullable=False),
+    Column("succeeded", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("cancelled", BigInteger, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("reason", Text),
+    Column("correlation_id", Text),
+    Column("details", Text, nullable=False),
+    Index(None, "subject", "id"),
 )
 
 idempotency_key = Table(

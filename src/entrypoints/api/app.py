@@ -10,6 +10,7 @@ from litestar.plugins import InitPlugin
 from entrypoints.api.access import AccessPlugin
 from entrypoints.api.bodies import BODY_MAX, StrictRequest
 from entrypoints.api.correlation import Correlation
+from entrypoints.api.dead_letters import DeadLettersPlugin
 from entrypoints.api.docs import DocsPlugin
 from entrypoints.api.health import HealthPlugin
 from entrypoints.api.management import ManagementPlugin
@@ -50,6 +51,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             ReservationsPlugin(),
             ReceiptsPlugin(),
             ProductServicePlugin(),
+            DeadLettersPlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

@@ -34,6 +34,7 @@ _TAGS = {
     "Reservations": "Units promised to a cart or order.",
     "Expected receipts": "Units that are to come, such as the lines of a purchase order.",
     "Products": "Totals over a product's items.",
+    "Dead letters": "Messages that could not be dealt with; operators look at them, administrators mend them.",
     "Service": "Health, and what errors mean.",
 }
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}

@@ -27,6 +27,7 @@ from core.errors import (
     SkuConflict,
     Unauthorized,
     Unavailable,
+    UnsupportedVersion,
     ValidationFailed,
     VersionConflict,
 )
@@ -49,6 +50,7 @@ from core.stock import (
     Warehouse,
     WarehouseInventory,
 )
+from entrypoints.api import letter_examples
 from entrypoints.api.health import Dependencies, Health, Live
 from entrypoints.api.movements import BatchResult, BatchResults
 from entrypoints.api.problems import (
@@ -68,6 +70,7 @@ _RESERVATION = "res_01HXYZ567JKL"
 _AT = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
+    **letter_examples.BODIES,
     "createWarehouse": {
         "warehouse": {"name": "North Seattle", "priority": 1, "leadTimeDays": {"min": 1, "max": 2}},
     },
@@ -153,6 +156,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
 _REFUSALS: tuple[InventoryError, ...] = (
     InventoryError("Something went wrong in the service; its log has it under this correlation id."),
     ValidationFailed("The body is not valid at $.quantity: Expected `int` >= 1."),
+    UnsupportedVersion("eventVersion '2.0.0' is not supported; this service reads 1.x. Retry it after an upgrade."),
     Unauthorized("Send a token: Authorization: Bearer followed by the token."),
     Forbidden("This needs one of the roles: inventory-admin, inventory-operator."),
     NotFound(f"There is no inventory item {_ITEM}.", inventoryItemId=_ITEM),
@@ -313,4 +317,4 @@ _TOLD: tuple[Any, ...] = (
         updated_at=_AT + timedelta(days=7),
     ),
 )
-ANSWERS: dict[type, Any] = {type(told): told for told in _TOLD}
+ANSWERS: dict[type, Any] = {type(told): told for told in (*_TOLD, *letter_examples.ANSWERS)}

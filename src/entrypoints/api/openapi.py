@@ -32,6 +32,7 @@ from core.errors import (
     SkuConflict,
     Unauthorized,
     Unavailable,
+    UnsupportedVersion,
     ValidationFailed,
     VersionConflict,
 )
@@ -53,10 +54,15 @@ _TAGGED = {
     **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200),
     **dict.fromkeys(("getExpectedReceipt", "receiveExpectedReceipt", "cancelExpectedReceipt"), 200),
 }
-_LOCATED = ("createWarehouse", "createInventoryItem", "reserve", "createExpectedReceipt")
+_LOCATED = ("createWarehouse", "createInventoryItem", "reserve", "createExpectedReceipt", "retryDeadLetters")
 _NAMES_NOTHING = ("createWarehouse", "forceCircuit")
 _NEVER_AWAY = ("live", "explainProblem", "getProductService", "forceCircuit")
-_UNKEYED = ("forceCircuit",)
+_CLAIMED = (
+    *("retryDeadLetter", "editDeadLetter", "discardDeadLetter", "restoreDeadLetter", "noteDeadLetter"),
+    *("retryDeadLetters", "cancelDeadLetterRetry"),
+)
+"""What is claimed with the act: a second one is refused, and idempotency keys mean nothing."""
+_UNKEYED = ("forceCircuit", *_CLAIMED)
 _ASKS_ABROAD = ("createInventoryItem",)
 _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     "createWarehouse": (AlreadyExists,),
@@ -69,6 +75,9 @@ _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     **dict.fromkeys(("updateExpectedReceipt", "receiveExpectedReceipt"), (Conflict,)),
     **dict.fromkeys(("updateWarehouse", "updateInventoryItem", "updateProduct", "releaseReservation"), ()),
     **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt", "forceCircuit"), ()),
+    **dict.fromkeys(_CLAIMED, (Conflict,)),
+    "noteDeadLetter": (),
+    "editDeadLetter": (Conflict, UnsupportedVersion),
 }
 _ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)
 _TEXTS = {
@@ -187,6 +196,8 @@ def _refusals(operation: _Operation) -> Iterator[type[InventoryError]]:
     if operation.writes:
         yield from _CONFLICTS.get(operation.id, _ANY_CONFLICT)
         yield from () if operation.id in _UNKEYED else (IdempotencyKeyReused, OutcomeUnknown)
+    if operation.id in _CLAIMED:
+        yield OutcomeUnknown
     if operation.id in _ASKS_ABROAD:
         yield from (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError)
     if operation.body is not None:

@@ -19,8 +19,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import ValidationFailed
 from core.fields import QUANTITY_MAX, Instant
-from core.ids import ID_PATTERN
+from core.ids import ID_PATTERN, is_id
 from core.stock import ExpectedReceiptStatus, ReservationStatus, TransactionType
+from ports.dead_letters import LetterStatus
 
 # Beside control characters also lone surrogates: a URL can hold them on some servers, a database never.
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*$(?!\n)"
@@ -86,6 +87,44 @@ StockFilter: TypeAlias = Annotated[
     Literal["low", "out"] | None,
     QueryParameter(name="stock", description="low: in their low band; out: with nothing available."),
 ]
+
+LetterState: TypeAlias = Annotated[LetterStatus | None, QueryParameter(name="status")]
+NameFilter: TypeAlias = Annotated[
+    str | None,
+    QueryParameter(
+        name="id",
+        max_length=_WORD_MAX,
+        pattern=_PRINTABLE,
+        description="Of the letter, of its message or of its event.",
+    ),
+]
+CorrelationFilter: TypeAlias = Annotated[
+    str | None, QueryParameter(name="correlationId", max_length=_WORD_MAX, pattern=_PRINTABLE)
+]
+EventTypeFilter: TypeAlias = Annotated[
+    str | None, QueryParameter(name="type", max_length=_WORD_MAX, pattern=_PRINTABLE, description="The event's type.")
+]
+ErrorCode: TypeAlias = Annotated[
+    str | None, QueryParameter(name="code", max_length=_WORD_MAX, pattern=_PRINTABLE, description="The error's code.")
+]
+Cause: TypeAlias = Annotated[
+    str | None,
+    QueryParameter(
+        name="text", max_length=_SUBJECT_MAX, pattern=_PRINTABLE, description="What stands in the error's sentence."
+    ),
+]
+GroupFilter: TypeAlias = Annotated[str | None, QueryParameter(name="groupId", pattern=r"^[0-9a-z_]{1,64}$(?!\n)")]
+
+
+def cursor_id(cursor: str | None) -> str | None:
+    """Read the cursor of a list whose cursors are its ids.
+
+    Raises:
+        ValidationFailed: it is none.
+    """
+    if cursor is not None and not is_id(cursor):
+        raise ValidationFailed("The cursor is not one of this list's; start without one.")
+    return cursor
 
 
 def instant(text: str | None, name: str) -> datetime | None:

@@ -1,0 +1,136 @@
+"""Dead letters tried again: those whose pause is over, and those an operator wants tried.
+
+Any number of processes share the work. A letter is taken in hand, its attempt counted, before it is tried; many are
+tried at once, and the writer applies them in few commits. Order does not matter (see ``catalog.py``), and an event that
+has had its effect already has no second one.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from secrets import token_hex
+
+from core.consumption import apply, decode, letter_of
+from core.errors import InventoryError, OutcomeUnknown, Unavailable
+from core.operations import EventPolicy
+from core.writer import Writer
+from ports.dead_letters import Claimed, Settlement
+from ports.store import Store
+
+CLAIM_SECONDS = 60.0
+LAPSES_MAX = 3
+_LETTERS = 512
+_BYTES = 16 * 1024 * 1024
+_IDLE_SECONDS = 1.0
+_SETTLE_TRIES = 8
+_PAUSE_SECONDS = 5.0
+_PAUSE_SECONDS_MAX = 600.0
+_ATTEMPTS = 15
+_log = logging.getLogger(__name__)
+
+
+class CrashLoop(InventoryError):
+    """Whoever handled this message died of it or lost sight of it, several times; look at it before trying again."""
+
+    code = "crash_loop"
+    title = "The message ends its handlers"
+
+
+def pause(attempts: int) -> float | None:
+    """Return how long to wait after so many attempts (seconds, jittered); None: it is an operator's now."""
+    if attempts % _ATTEMPTS == 0:
+        return None
+    longest: float = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempts % _ATTEMPTS, 10))
+    return longest * random.uniform(0.5, 1)
+
+
+class Redelivery:
+    """Tries dead letters again.
+
+    Args:
+        policy: what ProductCreated leads to.
+        process: who we are, for claims and the record of attempts.
+    """
+
+    def __init__(self, store: Store, writer: Writer, policy: EventPolicy, *, process: str) -> None:
+        self._store = store
+        self._writer = writer
+        self._policy = policy
+        self._process = process
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start trying what is due."""
+        self._task = asyncio.create_task(self._loop())
+
+    async def stop(self) -> None:
+        """End; what is in hand then is due again when its claim is over."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def turn(self) -> int:
+        """Try what is due, some hundreds at most, and return how many that were.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        claim = self.claim()
+        due = await self._store.claim_due(claim, limit=_LETTERS, bytes_max=_BYTES, seconds=CLAIM_SECONDS)
+        if due:
+            await self.attend(claim, due)
+        await self._store.advance_retries()
+        return len(due)
+
+    def claim(self) -> str:
+        """Return a name that no other claim has."""
+        return f"{self._process}:{token_hex(8)}"
+
+    async def attend(self, claim: str, letters: Sequence[Claimed]) -> None:
+        """Try letters in hand and record what became of each."""
+        settlements = await asyncio.gather(*(self._try(letter) for letter in letters))
+        for tries in range(1, _SETTLE_TRIES + 1):
+            try:
+                await self._store.settle_letters(claim, self._process, settlements)
+                break
+            except (Unavailable, OutcomeUnknown):
+                if tries == _SETTLE_TRIES:
+                    raise
+                await asyncio.sleep(random.uniform(0.1, min(5.0, 0.2 * 2**tries)))
+        failed = sum(settlement.letter is not None for settlement in settlements)
+        _log.info("Of %d dead letters %d failed again", len(letters), failed)
+
+    async def _try(self, claimed: Claimed) -> Settlement:
+        try:
+            if claimed.lapses >= LAPSES_MAX:
+                raise CrashLoop(f"It was in hand {claimed.lapses} times and nobody told what became of it.")
+            message = claimed.message
+            outcome = await apply(self._writer, message, decode(message), self._policy)
+        except (Unavailable, OutcomeUnknown) as error:
+            # Its eventId makes another try harmless, also after a commit that was lost sight of.
+            return self._failed(claimed, error, retry_seconds=pause(claimed.attempts))
+        except InventoryError as error:
+            return self._failed(claimed, error, retry_seconds=None)
+        except Exception:
+            _log.exception("Dead letter %s failed unexpectedly", claimed.id)
+            return self._failed(claimed, InventoryError("Something unexpected happened; the log has it."))
+        return Settlement(claimed=claimed, outcome=outcome.verdict, detail=outcome.reason or "")
+
+    def _failed(self, claimed: Claimed, error: InventoryError, *, retry_seconds: float | None = None) -> Settlement:
+        letter = letter_of(
+            claimed.message, error, attempts=claimed.attempts, process=self._process, retry_seconds=retry_seconds
+        )
+        return Settlement(claimed=claimed, outcome=error.code, detail=error.detail, letter=letter)
+
+    async def _loop(self) -> None:
+        while True:
+            tried = 0
+            try:
+                tried = await self.turn()
+            except (Unavailable, OutcomeUnknown) as error:
+                _log.info("Dead letters have to wait: %s", error.detail)
+            except Exception:
+                _log.exception("Trying dead letters failed and goes on")
+            if not tried:
+                await asyncio.sleep(_IDLE_SECONDS * random.uniform(0.5, 1.5))

@@ -1,0 +1,107 @@
+"""Examples for the OpenAPI document: what is asked and told of dead letters."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from msgspec.structs import asdict
+
+from core.acts import ActRecord
+from ports.dead_letters import Attempt, Letter, LetterDetail, LetterGroup, Retry
+
+BODIES: dict[str, dict[str, dict[str, Any]]] = {
+    "retryDeadLetter": {"the cause is gone": {"reason": "SKU released by the other product"}},
+    "editDeadLetter": {
+        "correct the SKU": {
+            "body": {
+                "eventId": "evt_01FXYZ",
+                "eventType": "ProductCreated",
+                "eventVersion": "1.0.0",
+                "timestamp": "2026-11-20T12:00:00Z",
+                "payload": {"productId": "prod_01FXYZ789ABC", "sku": "WIDGET-3", "name": "Widget"},
+            },
+            "reason": "The SKU was mistyped",
+        }
+    },
+    "discardDeadLetter": {"obsolete": {"reason": "The product was never sold"}},
+    "restoreDeadLetter": {"by mistake": {"reason": "It was discarded by mistake"}},
+    "noteDeadLetter": {"note": {"note": "Asked the catalogue team"}, "none": {"note": None}},
+    "retryDeadLetters": {
+        "a group": {"filter": {"groupId": "5f2a9c0d1e3b4a67"}, "reason": "Fixed by release 1.4"},
+        "these": {"ids": ["dl_01GXYZ234DEF", "dl_01GXYZ234DEG"], "canary": False},
+    },
+    "cancelDeadLetterRetry": {"enough": {"reason": "Too many fail again"}},
+}
+
+_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+_DETAIL = "SKU WIDGET-3 is in use by item inv_01GXYZ234DEF of product prod_01FXYZ000XYZ; release it there first."
+_LETTER = Letter(
+    id="dl_01GXYZ234DEF",
+    status="UNRESOLVED",
+    message_id="evt_01FXYZ",
+    event_id="evt_01FXYZ",
+    event_type="ProductCreated",
+    correlation_id="catalogue-17",
+    product_id="prod_01FXYZ789ABC",
+    skus=("WIDGET-3",),
+    code="sku_conflict",
+    detail=_DETAIL,
+    group_id="5f2a9c0d1e3b4a67",
+    attempts=1,
+    first_failed_at=_AT,
+    last_failed_at=_AT,
+    next_attempt_at=None,
+    ended_at=None,
+    retry_id=None,
+    edited_from=None,
+    replaced_by=None,
+    note="Asked the catalogue team",
+)
+_NOTED = ActRecord(
+    id="act_01GXYZ234DEF",
+    at=_AT + timedelta(hours=1),
+    actor="alice",
+    action="dead-letter.note",
+    subject=_LETTER.id,
+    reason=None,
+    correlation_id=None,
+    details={"note": _LETTER.note},
+)
+ANSWERS: tuple[Any, ...] = (
+    _LETTER,
+    LetterDetail(
+        **asdict(_LETTER),
+        exchange="product.events",
+        routing_key="product.productcreated.product",
+        headers={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        body=(body := msgspec.json.encode(BODIES["editDeadLetter"]["correct the SKU"]["body"]).decode()),
+        body_encoding="utf-8",
+        body_bytes=len(body),
+        stack="Traceback (most recent call last):\n  …\ncore.errors.SkuConflict: SKU WIDGET-3 is in use …",
+        history=(Attempt(1, _AT, "sku_conflict", _DETAIL, "consumer-1-71-9f3b2c1d"),),
+        applied=None,
+        acts=(_NOTED,),
+    ),
+    LetterGroup(
+        group_id="5f2a9c0d1e3b4a67",
+        code="sku_conflict",
+        cause="SKU … is in use by item … of product …; release it there first.",
+        count=42,
+        first_failed_at=_AT,
+        last_failed_at=_AT + timedelta(minutes=5),
+        example_id=_LETTER.id,
+    ),
+    Retry(
+        id="rty_01GXYZ234DEF",
+        status="RUNNING",
+        actor="alice",
+        reason="Fixed by release 1.4",
+        canary_id=_LETTER.id,
+        total=42,
+        succeeded=30,
+        failed=1,
+        left=11,
+        started_at=_AT,
+        ended_at=None,
+    ),
+)
