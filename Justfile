@@ -4,6 +4,8 @@
 set positional-arguments
 
 tools := env("UV", "uv") + " run --group lint --group test"
+# Tests wait more than they compute, so there are more processes than cores; a module's tests stay together.
+parallel := "-n 3 --dist loadfile --no-loadscope-reorder"
 
 # list the recipes
 default:
@@ -31,7 +33,7 @@ services:
 
 # everything: `check`, then every test on real services; arguments go to pytest
 test *arguments: check services
-    {{ tools }} pytest "$@"
+    {{ tools }} pytest {{ parallel }} "$@"
 
 # start the service in one process with nothing else installed; arguments go to `inventory serve`
 run *arguments:

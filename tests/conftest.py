@@ -2,40 +2,63 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 from services import Postgres, RabbitMQ, Redis
+from sharing import AnyServer, Keeper, borrowed
 
 SERVERS = {"postgres", "rabbitmq", "redis"}
+LONGEST = ("test_broker_away", "test_store_properties", "test_race", "test_rabbitmq", "test_rules_properties")
+"""Modules begun with, so that of several processes none is busy long after the others."""
+KEEPER = pytest.StashKey[Keeper]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server before ``-m "not services"`` chooses."""
+    """Mark what needs a server before ``-m "not services"`` chooses, and begin with what takes longest."""
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("services")
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist where to ask for servers."""
+    config: pytest.Config = node.config
+    if KEEPER not in config.stash:
+        config.stash[KEEPER] = Keeper()
+        config.add_cleanup(config.stash[KEEPER].close)
+    node.workerinput["keeper"] = config.stash[KEEPER].address
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     """PostgreSQL for every test but those that stop it; they make their own."""
-    with Postgres(os.environ.get("INVENTORY_TEST_POSTGRESQL_URL")) as server:
+    with opened(Postgres, request.config, "INVENTORY_TEST_POSTGRESQL_URL") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def rabbitmq() -> Iterator[RabbitMQ]:
+def rabbitmq(request: pytest.FixtureRequest) -> Iterator[RabbitMQ]:
     """RabbitMQ for every test but those that stop it; they make their own."""
-    with RabbitMQ(os.environ.get("INVENTORY_TEST_RABBITMQ_URL")) as server:
+    with opened(RabbitMQ, request.config, "INVENTORY_TEST_RABBITMQ_URL") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def redis() -> Iterator[Redis]:
+def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
     """Redis for every test but those that stop it; they make their own."""
-    with Redis(os.environ.get("INVENTORY_TEST_REDIS_URL")) as server:
+    with opened(Redis, request.config, "INVENTORY_TEST_REDIS_URL") as server:
         yield server
+
+
+def opened(kind: type[AnyServer], config: pytest.Config, variable: str) -> AbstractContextManager[AnyServer]:
+    """The stranger's server that the environment names, else one for all processes, else one for this one."""
+    url, keeper = os.environ.get(variable), getattr(config, "workerinput", {}).get("keeper")
+    return kind(url) if url or keeper is None else nullcontext(borrowed(kind, keeper))
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ class Server(ABC):
 
     def __init__(self, url: str | None = None) -> None:
         self.owned = url is None
+        self._home = os.getpid()
         self.port = free_port()
         self.url = url or self._own_url()
         self._processes: list[psutil.Popen] = []
@@ -60,6 +61,10 @@ class Server(ABC):
         if self.owned:
             atexit.unregister(self._discard)
             self._discard()
+
+    def __getstate__(self) -> dict[str, object]:
+        """What another process may know: where it is, not how to stop it."""
+        return vars(self) | {"_processes": []}
 
     @classmethod
     def installed(cls) -> Path:
@@ -85,7 +90,7 @@ class Server(ABC):
         Raises:
             RuntimeError: it ended or stayed silent (the message has the end of its log), runs already, or is not ours.
         """
-        self._refuse_unless_owned()
+        self._refuse_unless(self.owned and self._home == os.getpid())
         if self._processes:
             raise RuntimeError(f"{self.program} is running already; restart() stops it first.")
         self._launch()
@@ -98,7 +103,7 @@ class Server(ABC):
 
     def stop(self) -> None:
         """End it in an orderly way; whatever of it outlasts the patience is killed."""
-        self._refuse_unless_owned()
+        self._refuse_unless(self.owned and self._home == os.getpid())
         while self._processes:
             process = self._processes.pop()
             family = _family(process)
@@ -110,7 +115,7 @@ class Server(ABC):
 
     def kill(self) -> None:
         """End all its processes at once, as a power failure would."""
-        self._refuse_unless_owned()
+        self._refuse_unless(self.owned and self._home == os.getpid())
         for process in self._processes:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()  # so that it has no more children while they are counted
@@ -150,8 +155,8 @@ class Server(ABC):
         self.stop()
         shutil.rmtree(self.directory)
 
-    def _refuse_unless_owned(self) -> None:
-        if not self.owned:
+    def _refuse_unless(self, ours: bool) -> None:
+        if not ours:
             raise RuntimeError(
                 f"{self.url} is not ours to start or stop; {type(self).__name__}() makes a server that is."
             )

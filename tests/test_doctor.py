@@ -407,19 +407,6 @@ def test_rabbitmq_that_lets_nobody_in_is_told_apart(amqp_url: str, tmp_path: Pat
     assert "has no such virtual host" in vhost.findings["broker"]["detail"]
 
 
-@pytest.mark.usefixtures("stock")
-def test_a_memory_alarm_is_told(rabbitmq: RabbitMQ, amqp_url: str, tmp_path: Path) -> None:
-    """RabbitMQ answers everything during an alarm, and takes no message."""
-    rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
-    try:
-        visit = doctor(tmp_path, broker=amqp_url)
-    finally:
-        rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
-
-    assert "broker" in visit.problems()
-    assert "takes nothing while its memory or disk alarm lasts" in visit.findings["broker"]["detail"]
-
-
 # -- the Product Service ----------------------------------------------------------------------------------------------
 
 

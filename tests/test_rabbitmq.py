@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 
 import aio_pika
 import psutil
@@ -17,6 +18,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from private_server import free_port
 from services import RabbitMQ
+from test_doctor import doctor
 
 from adapters.rabbitmq import broker as adapter
 from adapters.rabbitmq.broker import open_broker
@@ -372,6 +374,15 @@ async def test_an_alarm_is_named_and_nothing_overtakes(node: RabbitMQ) -> None:
                 arrived.append(await anext(tap))
 
     assert [*early[: len(arrived) - 1], last] == arrived
+
+
+async def test_the_doctor_tells_of_an_alarm(node: RabbitMQ, tmp_path: Path) -> None:
+    """RabbitMQ answers everything during an alarm, and takes no message."""
+    async with alarm(node):
+        visit = doctor(tmp_path, broker=node.url)
+
+    assert "broker" in visit.problems()
+    assert "takes nothing while its memory or disk alarm lasts" in visit.findings["broker"]["detail"]
 
 
 # What it gives to consumers

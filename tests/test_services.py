@@ -17,6 +17,7 @@ import psutil
 import pytest
 from private_server import Server, apt_install, free_port, remaining
 from services import Postgres, RabbitMQ, Redis
+from sharing import Keeper, borrowed
 
 pytestmark = pytest.mark.services
 
@@ -151,6 +152,43 @@ input()
 
     assert remaining(processes, seconds=10) == []
     shutil.rmtree(directory)
+
+
+def test_processes_share_a_server_and_none_can_stop_it() -> None:
+    """All who ask borrow the one that was started for the first, work with it, and leave the end to its keeper."""
+    others = family(os.getpid())
+    keeper = Keeper()
+    program = f"""
+import sharing, services
+server = sharing.borrowed(services.Redis, {keeper.address})
+print(server.url, server.create_database())
+server.kill()
+"""
+    command = [sys.executable, "-c", program]
+    runs = [subprocess.Popen(command, cwd=Path(__file__).parent, stdout=-1, stderr=-1, text=True) for _ in range(3)]
+    told = [run.communicate() for run in runs]
+    (server,) = family(os.getpid()) - others
+    keeper.close()
+
+    urls, databases = zip(*(out.split() for out, _ in told), strict=True)
+    assert len({*urls}) == 1
+    assert len({*databases}) == 3
+    assert all("not ours to start or stop" in error for _, error in told)
+    assert remaining([server], seconds=0) == []
+
+
+def test_a_server_that_cannot_be_lent_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who borrows gets the error of the start, and so does the next one."""
+
+    def fail(_: Redis) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(Redis, "_prepare", fail)
+    keeper = Keeper()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no room"):
+            borrowed(Redis, keeper.address)
+    keeper.close()
 
 
 def test_a_stranger_s_server_is_never_stopped() -> None:
