@@ -7,6 +7,10 @@ tools := env("UV", "uv") + " run --group lint --group test"
 # Tests wait more than they compute, so there are more processes than cores; a module's tests stay together.
 parallel := "-n 3 --dist loadfile --no-loadscope-reorder"
 
+# Where Python is told to keep no bytecode, every process that a test starts would compile for seconds.
+export PYTHONPYCACHEPREFIX := if env("PYTHONDONTWRITEBYTECODE", "") == "" { env("PYTHONPYCACHEPREFIX", "") } else { justfile_directory() / "__pycache__" }
+export PYTHONDONTWRITEBYTECODE := ""
+
 # list the recipes
 default:
     @{{ just_executable() }} --list
