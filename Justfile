@@ -29,7 +29,7 @@ format:
 
 # the tests that need no services; arguments go to pytest
 unit *arguments:
-    {{ tools }} pytest -m "not services" "$@"
+    {{ tools }} pytest {{ parallel }} -m "not services" "$@"
 
 # find PostgreSQL, RabbitMQ and Redis, or install them; not in pytest, where the clock of the first test would run
 services:

@@ -24,7 +24,7 @@ from services import RabbitMQ
 from core.delivery import LEASE_SECONDS
 from core.events import EVENTS_EXCHANGE
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.services
 
 PRODUCTS = 20
 PER_SECOND = 50
