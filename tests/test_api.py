@@ -26,6 +26,7 @@ from entrypoints.api.app import create_app
 from entrypoints.api.bodies import Batch, decode
 from entrypoints.api.examples import EXAMPLES
 from ports.broker import Broker
+from ports.cache import Cache
 from ports.store import Store
 
 _numbers = iter(range(1, 10_000))
@@ -201,6 +202,29 @@ async def test_a_reader_that_has_the_version_gets_304(client: httpx2.AsyncClient
         assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", '"1"')
     for tag in ('"2"', '"11"', "1"):
         assert (await client.get(url, headers={"If-None-Match": tag})).status_code == 200
+
+
+async def test_who_knows_a_product_s_stock_gets_304(client: httpx2.AsyncClient) -> None:
+    """Until the stock or the name of a warehouse changes; asking again and again tells the same (rule R25)."""
+    item = await _item(client, 7)
+    url = f"/inventory-items/by-product/{item['productId']}"
+    first, again = await client.get(url), await client.get(url)
+    tag = first.headers["etag"]
+    assert (again.content, again.headers["etag"]) == (first.content, tag)
+    known = await client.get(url, headers={"If-None-Match": tag})
+    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+
+    changes = (
+        ("POST", "/stock-operations", {"type": "SHIP", "inventoryItemId": item["id"], "quantity": 1}),
+        ("PATCH", f"/warehouses/{item['warehouseId']}", {"name": "Renamed"}),
+    )
+    for method, path, body in changes:
+        (await client.request(method, path, json=body)).raise_for_status()
+        changed = await client.get(url, headers={"If-None-Match": tag})
+        assert (changed.status_code, changed.headers["etag"] != tag) == (200, True)
+        tag = changed.headers["etag"]
+    (line,) = changed.json()["data"]["warehouseInventory"]
+    assert (line["quantityAvailable"], line["warehouseName"]) == (6, "Renamed")
 
 
 async def test_if_match_prevents_a_lost_update(client: httpx2.AsyncClient) -> None:
@@ -519,7 +543,7 @@ async def test_every_handler_gets_its_collaborators(extended: Api) -> None:
                 assert "parameter" not in answer.text or "/schema" in url, (method, url)
 
 
-ALL_WELL = {"store": "ok", "broker": "ok", "catalog": "ok"}
+ALL_WELL = {"store": "ok", "broker": "ok", "cache": "ok", "catalog": "ok"}
 
 
 async def test_health_names_each_dependency(api: Api) -> None:
@@ -543,7 +567,7 @@ async def test_pending_migrations_make_it_not_ready(tmp_path: Path) -> None:
 
 
 class _Dependency:
-    """A store or broker that can be away, or hang."""
+    """A store, broker or cache that can be away, or hang."""
 
     def __init__(self, *, away: bool = False, hangs: bool = False) -> None:
         self.away = away
@@ -561,10 +585,10 @@ class _Dependency:
         return []
 
 
-def _app_over(store: _Dependency, broker: _Dependency, watch: CatalogWatch | None = None) -> Api:
+def _app_over(store: _Dependency, broker: _Dependency, cache: _Dependency, watch: CatalogWatch | None = None) -> Api:
     verifier = Verifier(KeyRing(secrets=[SECRET]), issuer="inventory-service", audience="inventory-service")
     provider = Provider(scope=Scope.APP)
-    things: dict[Any, Any] = {Store: store, Broker: broker, Verifier: verifier}
+    things: dict[Any, Any] = {Store: store, Broker: broker, Cache: cache, Verifier: verifier}
     things[CatalogWatch] = watch or CatalogWatch(MemoryCatalog(), seconds=0)
     for thing in things:
         provider.from_context(provides=thing)
@@ -573,23 +597,26 @@ def _app_over(store: _Dependency, broker: _Dependency, watch: CatalogWatch | Non
 
 
 @pytest.mark.parametrize(
-    ("store", "broker", "status", "word"),
+    ("store", "broker", "cache", "status", "word"),
     [
-        ({}, {"away": True}, 200, "degraded"),
-        ({}, {"hangs": True}, 200, "degraded"),
-        ({"away": True}, {}, 503, 503),
-        ({"hangs": True}, {"hangs": True}, 503, 503),
+        ({}, {"away": True}, {}, 200, "degraded"),
+        ({}, {}, {"away": True}, 200, "degraded"),
+        ({}, {"hangs": True}, {"hangs": True}, 200, "degraded"),
+        ({"away": True}, {}, {}, 503, 503),
+        ({"hangs": True}, {"hangs": True}, {}, 503, 503),
     ],
 )
 async def test_readiness_fails_with_the_store_alone(
-    store: dict[str, bool], broker: dict[str, bool], status: int, word: object
+    store: dict[str, bool], broker: dict[str, bool], cache: dict[str, bool], status: int, word: object
 ) -> None:
-    """Without the broker, stock is still sold correctly; without the store, nothing is. The check never hangs."""
-    async with _app_over(_Dependency(**store), _Dependency(**broker)).client() as client, asyncio.timeout(3):
+    """Without broker or cache, stock is still sold correctly; without the store, nothing is. The check never hangs."""
+    api = _app_over(_Dependency(**store), _Dependency(**broker), _Dependency(**cache))
+    async with api.client() as client, asyncio.timeout(3):
         answer = await client.get("/health/ready")
     body = answer.json()
     assert (answer.status_code, body.get("data", body)["status"]) == (status, word)
-    expected = {"store": "unavailable" if store else "ok", "broker": "unavailable" if broker else "ok"}
+    given = {"store": store, "broker": broker, "cache": cache}
+    expected = {name: "unavailable" if trouble else "ok" for name, trouble in given.items()}
     assert body.get("data", body)["dependencies"] == ALL_WELL | expected
 
 
@@ -598,7 +625,7 @@ async def test_readiness_tells_of_the_product_service(why: str) -> None:
     """Without it stock is sold all the same: 200 and degraded, until it is well again; nobody waits for it."""
     catalog = MemoryCatalog()
     watch = CatalogWatch(catalog, seconds=0)
-    async with _app_over(_Dependency(), _Dependency(), watch).client() as client:
+    async with _app_over(_Dependency(), _Dependency(), _Dependency(), watch).client() as client:
         catalog.away = why == "it says so"
         catalog.force("OPEN" if why == "calls to it fail" else None)
         await watch.look()
@@ -606,7 +633,7 @@ async def test_readiness_tells_of_the_product_service(why: str) -> None:
     catalog.away = False
     catalog.force(None)
     await watch.look()
-    async with _app_over(_Dependency(), _Dependency(), watch).client() as client:
+    async with _app_over(_Dependency(), _Dependency(), _Dependency(), watch).client() as client:
         back = await client.get("/health/ready")
 
     assert (away.status_code, away.json()["data"]["status"]) == (200, "degraded")
@@ -617,7 +644,7 @@ async def test_readiness_tells_of_the_product_service(why: str) -> None:
 async def test_health_checks_are_no_way_to_load_the_database() -> None:
     """However many ask at once, the dependencies are looked at once."""
     store = _Dependency()
-    async with _app_over(store, _Dependency()).client() as client:
+    async with _app_over(store, _Dependency(), _Dependency()).client() as client:
         await asyncio.gather(*(client.get("/health") for _ in range(50)))
     assert store.asked == 1
 

@@ -135,6 +135,7 @@ def test_all_is_well(tmp_path: Path) -> None:
             "outbox",
             "dead letters",
             "broker",
+            "cache",
             "catalog",
         )
     }

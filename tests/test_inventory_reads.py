@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stores import carry_out, hold, migrated, stocked
 
+from adapters.memory import NoCache
 from core.errors import NotFound, Unavailable
 from core.events import ProductEvent, ProductPayload
 from core.inventory import Inventory
@@ -23,7 +24,8 @@ from core.operations import (
     Ship,
     UpdateProduct,
 )
-from core.stock import Availability, LeadTime, ProductInventory, Warehouse, WarehouseInventory
+from core.snapshots import Snapshots
+from core.stock import Availability, Item, LeadTime, ProductInventory, Warehouse, WarehouseInventory
 from ports.store import ProductStock, Store
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,7 +41,17 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 @pytest.fixture
 def inventory(store: Store) -> Inventory:
     """The reads on it."""
-    return Inventory(store)
+    return reading(store)
+
+
+def reading(store: object) -> Inventory:
+    """The reads on a store, with nothing kept near."""
+    return Inventory(store, Snapshots(store, NoCache()))  # type: ignore[arg-type]
+
+
+async def by_product(inventory: Inventory, product_id: str) -> ProductInventory:
+    """The answer without what goes with it."""
+    return (await inventory.by_product(product_id)).data
 
 
 class SlowStore:
@@ -64,6 +76,10 @@ class SlowStore:
         await self.open.wait()
         return found
 
+    async def item(self, id: str) -> Item | None:
+        """Read."""
+        return await self._store.item(id)
+
     async def warehouses(self) -> tuple[Warehouse, ...]:
         """Read."""
         return await self._store.warehouses()
@@ -79,7 +95,7 @@ async def test_a_product_s_stock_by_warehouse(store: Store, inventory: Inventory
     other = await stocked(store, 0, sku="OTHER")
     await hold(store, north)
 
-    answer = await inventory.by_product("prod_1")
+    answer = await by_product(inventory, "prod_1")
 
     assert answer == ProductInventory(
         total_quantity_available=12,
@@ -104,11 +120,11 @@ async def test_low_and_out_are_judged_by_the_product_s_threshold(
     """Low from one unit to the threshold, out at none; the threshold is the product's own (rule R15)."""
     await stocked(store, quantity)
 
-    answer = await inventory.by_product("prod_1")
+    answer = await by_product(inventory, "prod_1")
     assert (answer.is_low_stock, answer.is_out_of_stock) == (low, out)
 
     await carry_out(store, UpdateProduct(product_id="prod_1", patch=ProductPatch(low_stock_threshold=quantity)))
-    assert (await inventory.by_product("prod_1")).is_low_stock == (quantity > 0)
+    assert (await by_product(inventory, "prod_1")).is_low_stock == (quantity > 0)
 
 
 async def test_a_known_product_without_items_is_out_of_stock(store: Store, inventory: Inventory) -> None:
@@ -121,13 +137,13 @@ async def test_a_known_product_without_items_is_out_of_stock(store: Store, inven
     await carry_out(store, operation, product="empty")
     await store.add_products(["refused"])
 
-    answer = await inventory.by_product("empty")
+    answer = await by_product(inventory, "empty")
 
     assert (answer.total_quantity_available, answer.warehouse_inventory) == (0, ())
     assert answer.is_out_of_stock
     for unknown in ("nobody", "refused"):
         with pytest.raises(NotFound, match=unknown):
-            await inventory.by_product(unknown)
+            await by_product(inventory, unknown)
 
 
 async def test_questions_asked_together_share_a_read(store: Store) -> None:
@@ -135,9 +151,9 @@ async def test_questions_asked_together_share_a_read(store: Store) -> None:
     for number in range(3):
         await stocked(store, number + 1, product=f"prod_{number}", sku=f"SKU-{number}")
     slow = SlowStore(store)
-    inventory = Inventory(slow)
+    inventory = reading(slow)
 
-    answers = await asyncio.gather(*(inventory.by_product(f"prod_{number % 3}") for number in range(100)))
+    answers = await asyncio.gather(*(by_product(inventory, f"prod_{number % 3}") for number in range(100)))
 
     assert [answer.total_quantity_available for answer in answers] == [number % 3 + 1 for number in range(100)]
     assert len(slow.asked) <= 2
@@ -148,14 +164,14 @@ async def test_nobody_is_answered_from_before_the_question(store: Store) -> None
     """A question that comes while a read is under way is not answered by that read (rule R24)."""
     item = await stocked(store, 1)
     slow = SlowStore(store)
-    inventory = Inventory(slow)
+    inventory = reading(slow)
     slow.open.clear()
-    early = asyncio.create_task(inventory.by_product("prod_1"))
+    early = asyncio.create_task(by_product(inventory, "prod_1"))
     await until(lambda: len(slow.asked) == 1)
     await asyncio.sleep(0.05)
     await carry_out(store, Receive(inventory_item_id=item.id, quantity=1))
 
-    late = asyncio.create_task(inventory.by_product("prod_1"))
+    late = asyncio.create_task(by_product(inventory, "prod_1"))
     await asyncio.sleep(0)
     slow.open.set()
 
@@ -167,9 +183,9 @@ async def test_who_leaves_takes_nobody_s_answer_along(store: Store) -> None:
     """One of those who share a read is cancelled; the others are answered, and so is who asks next."""
     await stocked(store, 1)
     slow = SlowStore(store)
-    inventory = Inventory(slow)
+    inventory = reading(slow)
     slow.open.clear()
-    asking = [asyncio.create_task(inventory.by_product("prod_1")) for _ in range(3)]
+    asking = [asyncio.create_task(by_product(inventory, "prod_1")) for _ in range(3)]
     await until(lambda: len(slow.asked) == 1)
     asking[0].cancel()
     await asyncio.sleep(0)
@@ -177,7 +193,7 @@ async def test_who_leaves_takes_nobody_s_answer_along(store: Store) -> None:
 
     assert [(await task).total_quantity_available for task in asking[1:]] == [1, 1]
     assert asking[0].cancelled()
-    assert (await inventory.by_product("prod_1")).total_quantity_available == 1
+    assert (await by_product(inventory, "prod_1")).total_quantity_available == 1
 
 
 async def test_a_store_that_is_away_fails_only_those_who_asked_then(store: Store) -> None:
@@ -185,13 +201,13 @@ async def test_a_store_that_is_away_fails_only_those_who_asked_then(store: Store
     await stocked(store, 1)
     slow = SlowStore(store)
     slow.away = True
-    inventory = Inventory(slow)
+    inventory = reading(slow)
 
-    answers = await asyncio.gather(*(inventory.by_product("prod_1") for _ in range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*(by_product(inventory, "prod_1") for _ in range(3)), return_exceptions=True)
     assert all(isinstance(answer, Unavailable) for answer in answers)
 
     slow.away = False
-    assert (await inventory.by_product("prod_1")).total_quantity_available == 1
+    assert (await by_product(inventory, "prod_1")).total_quantity_available == 1
 
 
 async def test_a_warehouse_made_during_the_question_has_its_name(store: Store) -> None:
@@ -204,7 +220,7 @@ async def test_a_warehouse_made_during_the_question_has_its_name(store: Store) -
         await stocked(store, 2, warehouse="wh_2")
 
     slow.before = open_another
-    answer = await Inventory(slow).by_product("prod_1")
+    answer = await by_product(reading(slow), "prod_1")
 
     assert [line.warehouse_name for line in answer.warehouse_inventory] == ["House wh_1", "House wh_2"]
 
@@ -267,15 +283,15 @@ async def test_a_warehouse_made_during_the_question_ships_too(store: Store) -> N
     item = await stocked(store, 1)
 
     class GrowingStore(SlowStore):
-        async def same_sku(self, item_id: str) -> object:
+        async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
             """Read when the SKU has come to a new warehouse meanwhile."""
             await asyncio.sleep(0.05)
             await carry_out(store, CreateWarehouse(id="wh_2", name="Far", lead_time_days=LeadTime(8, 9)))
             create = CreateItem(sku="WIDGET", product_id="prod_1", warehouse_id="wh_2", initial_quantity=9)
             await carry_out(store, create)
-            return await store.same_sku(item_id)
+            return await store.products(product_ids)
 
-    growing = Inventory(GrowingStore(store))
+    growing = reading(GrowingStore(store))
     answer = await growing.availability(item.id, quantity=10, all_warehouses=True)
 
     assert answer == Availability(True, 10, 10, "8-9 days", None)
@@ -295,11 +311,11 @@ async def test_after_a_write_the_answer_is_new(store: Store, inventory: Inventor
     async def ship_and_ask() -> None:
         await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
         at_most = (await store.products(["prod_1"]))["prod_1"].product.total_available
-        assert (await inventory.by_product("prod_1")).total_quantity_available <= at_most
+        assert (await by_product(inventory, "prod_1")).total_quantity_available <= at_most
 
     await asyncio.gather(*(ship_and_ask() for _ in range(20)))
 
-    assert (await inventory.by_product("prod_1")).total_quantity_available == 10
+    assert (await by_product(inventory, "prod_1")).total_quantity_available == 10
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------

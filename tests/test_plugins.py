@@ -1,4 +1,4 @@
-"""Somebody else's store and broker: a package is installed, two URLs name it, and the service runs on it unchanged."""
+"""Somebody else's store, broker and cache: a package is installed, URLs name it, the service runs on it unchanged."""
 
 import json
 import os
@@ -25,16 +25,18 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stranger")
-def test_a_strangers_store_and_broker_need_no_change_here(tmp_path: Path) -> None:
-    """A stock change over HTTP goes through the stranger's store, and its event comes out of the stranger's broker."""
+def test_a_strangers_adapters_need_no_change_here(tmp_path: Path) -> None:
+    """A stock change over HTTP goes through the stranger's store, its event and its reads through the other two."""
     url = f"stranger://{tmp_path}"
 
-    with Service("serve", store=url, broker=url) as service, service.client() as client:
+    with Service("serve", store=url, broker=url, cache=url) as service, service.client() as client:
         client.post("/warehouses", json={"id": "wh_1", "name": "North"}).raise_for_status()
         item = {"sku": "S-1", "productId": "prod_1", "warehouseId": "wh_1", "initialQuantity": 70}
         made = client.post("/inventory-items", json=item).raise_for_status().json()["data"]
         changed, back = events(tmp_path / "events", 2)
+        client.get("/inventory-items/by-product/prod_1").raise_for_status()
 
+    assert "product:prod_1" in (tmp_path / "asked").read_text().split()
     assert len((tmp_path / "transactions").read_text()) >= 2
     assert changed["routingKey"] == "inventory.stocklevelchanged.inventoryitem"
     assert changed["event"]["aggregateId"] == made["id"]

@@ -1,11 +1,14 @@
-"""Everything in this process: the broker and the catalogue behind ``memory://``, for the embedded mode and for tests.
+"""Everything in this process: what is behind ``memory://``, for the embedded mode and for tests.
 
 The broker routes as RabbitMQ does, so that what works here works there. Nothing outlives the process.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import math
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -15,10 +18,13 @@ from adapters.handling import Work, handling
 from core.errors import ProductNotFound, ProductServiceUnavailable, Unavailable
 from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES, ProductVariant
 from ports.broker import Broker, Delivery, Handler, Message, Receipt, Verdict
+from ports.cache import FLOOR_SECONDS, Cache, Change, Entry
 from ports.catalog import CatalogProduct, Condition, ProductCatalog
 
 TAP_LIMIT = 10_000
 QUEUE_LIMIT = 100_000
+CACHE_LIMIT = 20_000
+SIGN_SECONDS = 0.05
 
 
 @asynccontextmanager
@@ -222,3 +228,111 @@ class MemoryCatalog:
         if id not in self._products:
             raise ProductNotFound(f"The Product Service has no product {id}.", productId=id)
         return self._products[id]
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_cache(url: str) -> AsyncIterator[Cache]:
+    """Open a cache of its own: two openings of ``memory://`` share nothing, and the URL has no options."""
+    yield MemoryCache()
+
+
+@asynccontextmanager
+async def open_no_cache(url: str) -> AsyncIterator[Cache]:
+    """Open ``none:``, a cache that keeps nothing and proves nothing: every read goes to the store."""
+    yield NoCache()
+
+
+class MemoryCache:
+    """The last ``CACHE_LIMIT`` values and floors; a floor is an entry without a body."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, tuple[Entry, float]] = OrderedDict()
+        self._listeners: set[asyncio.Queue[dict[str, int]]] = set()
+
+    async def get(self, keys: Collection[str]) -> dict[str, Entry]:
+        """See the port."""
+        now = time.monotonic()
+        found = {key: self._held[key] for key in keys if key in self._held}
+        return {
+            key: Entry(entry.revision, entry.body, until - now)
+            for key, (entry, until) in found.items()
+            if entry.body and until > now
+        }
+
+    async def put(self, entries: Mapping[str, Entry]) -> None:
+        """See the port."""
+        now = time.monotonic()
+        for key, entry in entries.items():
+            if entry.revision >= self._revision(key, now):
+                self._held[key] = entry, now + entry.seconds
+                self._held.move_to_end(key)
+        while len(self._held) > CACHE_LIMIT:
+            self._held.popitem(last=False)
+
+    async def raise_floors(self, floors: Mapping[str, int]) -> None:
+        """See the port."""
+        now = time.monotonic()
+        risen = {key: floor for key, floor in floors.items() if floor > self._revision(key, now)}
+        await self.put({key: Entry(floor, b"", FLOOR_SECONDS) for key, floor in risen.items()})
+        for listener in self._listeners:
+            listener.put_nowait(dict(floors))
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change]]:
+        """See the port."""
+        listener: asyncio.Queue[dict[str, int]] = asyncio.Queue()
+        listener.put_nowait({})
+        self._listeners.add(listener)
+        try:
+            yield _told(listener)
+        finally:
+            self._listeners.discard(listener)
+
+    async def ping(self) -> None:
+        """See the port: what is in this process always answers."""
+
+    def _revision(self, key: str, now: float) -> int:
+        entry, until = self._held.get(key, (None, 0.0))
+        return entry.revision if entry is not None and until > now else -1
+
+
+async def _told(listener: asyncio.Queue[dict[str, int]]) -> AsyncIterator[Change]:
+    as_of = -math.inf
+    while True:
+        floors: dict[str, int] = {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SIGN_SECONDS):
+                floors = await listener.get()
+        if listener.empty():
+            as_of = time.monotonic()
+        yield Change(floors, as_of)
+
+
+class NoCache:
+    """A cache that forgets at once."""
+
+    async def get(self, keys: Collection[str]) -> dict[str, Entry]:
+        """See the port."""
+        return {}
+
+    async def put(self, entries: Mapping[str, Entry]) -> None:
+        """See the port."""
+
+    async def raise_floors(self, floors: Mapping[str, int]) -> None:
+        """See the port."""
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change]]:
+        """See the port. Without a sign of life nobody trusts what it keeps itself."""
+        yield _silence()
+
+    async def ping(self) -> None:
+        """See the port."""
+
+
+async def _silence() -> AsyncIterator[Change]:
+    await asyncio.Event().wait()
+    yield Change({}, -math.inf)

@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 
 from core.errors import ValidationFailed
 from ports.broker import Broker
+from ports.cache import Cache
 from ports.catalog import ProductCatalog
 from ports.store import Store
 
@@ -19,6 +20,8 @@ from ports.store import Store
 def connect(port: Literal["store"], url: str) -> AbstractAsyncContextManager[Store]: ...
 @overload
 def connect(port: Literal["broker"], url: str) -> AbstractAsyncContextManager[Broker]: ...
+@overload
+def connect(port: Literal["cache"], url: str) -> AbstractAsyncContextManager[Cache]: ...
 @overload
 def connect(port: Literal["catalog"], url: str, **options: Any) -> AbstractAsyncContextManager[ProductCatalog]: ...
 def connect(port: str, url: str, **options: Any) -> AbstractAsyncContextManager[Any]:

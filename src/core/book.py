@@ -148,6 +148,15 @@ class Book:
         receipts = [each for each in self.receipts.values() if each.product_id == product_id and each.is_open]
         return restock_expected((self.items[each.inventory_item_id] for each in receipts), receipts, self.now)
 
+    def revisions(self) -> dict[str, int]:
+        """Return the revision of every product that is not as it was loaded."""
+        products = self.products.values()
+        return {each.id: each.revision for each in products if self.loaded[f"product:{each.id}"] is not each}
+
+    def warehouses_changed(self) -> bool:
+        """Tell whether a warehouse was made or edited here."""
+        return any(self.loaded.get(each.id) is not each for each in self.warehouses.values())
+
     def _forget(self, item: Item) -> None:
         del self._places[item.sku, item.warehouse_id]
         self._named["sku", item.sku].remove(item.id)

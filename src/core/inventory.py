@@ -1,13 +1,11 @@
-"""Questions about stock: how many, where, by when. Reads only; changes go through the writer.
+"""Questions about stock: how many, where, by when. Reads only; changes go through the writer."""
 
-Concurrent questions share one read: while one is on its way to the store, those that arrive wait for the next, so that
-nobody is answered from before the question was asked (rule R24).
-"""
-
-import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
 
 from core.errors import NotFound
+from core.snapshots import Sight, Snapshots
 from core.stock import (
     Availability,
     Balance,
@@ -19,43 +17,43 @@ from core.stock import (
     lead_time_text,
     restock_expected,
 )
-from ports.store import ProductStock, Store
+from ports.store import Store
 
-_Found = tuple[ProductStock | None, tuple[Warehouse, ...]]
+T = TypeVar("T")
+
+
+class Answer(Generic[T]):
+    """An answer, and the entity tag that names what it was made of. ``encoded`` is for who sends it more than once."""
+
+    __slots__ = ("data", "encoded", "tag")
+
+    def __init__(self, data: T, tag: str) -> None:
+        self.data = data
+        self.tag = tag
+        self.encoded: Any = None
 
 
 class Inventory:
     """The specification's two questions. Belongs to one event loop."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, snapshots: Snapshots) -> None:
         self._store = store
-        self._asked: dict[str, asyncio.Future[_Found]] = {}
-        self._reading: asyncio.Task[None] | None = None
+        self._snapshots = snapshots
 
-    async def by_product(self, product_id: str) -> ProductInventory:
+    async def by_product(self, product_id: str) -> Answer[ProductInventory]:
         """Return a product's stock in all warehouses; zeros for a product that has no items.
+
+        The same object for as long as the answer is the same and kept near.
 
         Raises:
             NotFound: nothing is known of the product.
             Unavailable: the store is away.
         """
-        stock, warehouses = await self._product(product_id)
-        if stock is None or not stock.product.is_known:
-            raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
-        names = {warehouse.id: warehouse.name for warehouse in warehouses}
-        product = stock.product
-        return ProductInventory(
-            total_quantity_available=product.total_available,
-            total_quantity_reserved=product.total_reserved,
-            is_low_stock=product.is_low_stock,
-            is_out_of_stock=product.is_out_of_stock,
-            warehouse_inventory=tuple(
-                WarehouseInventory(item.id, item.warehouse_id, names[item.warehouse_id], item.available, item.reserved)
-                for item in stock.items
-            ),
-            sequence=product.sequence,
-            restock_expected=restock_expected(stock.items, stock.supplies, datetime.now(UTC)),
-        )
+        sight = self._snapshots.near(product_id) or await self._product(product_id)
+        if sight.answer is None:
+            sight.answer = Answer(_by_product(sight), f"{sight.stock.product.revision}.{sight.table.revision}")
+        answer: Answer[ProductInventory] = sight.answer
+        return answer
 
     async def availability(self, item_id: str, *, quantity: int, all_warehouses: bool) -> Availability:
         """Say whether ``quantity`` units of the item's SKU can be had now, here or in all warehouses together.
@@ -64,21 +62,22 @@ class Inventory:
             NotFound: there is no such item.
             Unavailable: the store is away.
         """
-        stock = await self._store.same_sku(item_id)
-        items = stock.items
-        warehouses = await self._store.warehouses()
-        if not items:
+        sight = await self._snapshots.product_of(item_id)
+        if sight is None:
             raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
-        if not all_warehouses:
-            items = tuple(item for item in items if item.id == item_id)
+        (asked,) = (item for item in sight.stock.items if item.id == item_id)
+        same_sku = tuple(item for item in sight.stock.items if item.sku == asked.sku)
+        items = same_sku if all_warehouses else (asked,)
         available = sum(item.available for item in items)
         enough = available >= quantity
         return Availability(
             is_available=enough,
             available_quantity=available,
             requested_quantity=quantity,
-            lead_time_estimate=lead_time_text(shipping(items, warehouses, quantity)) if enough else None,
-            restock_expected=restock_expected(items, stock.supplies, datetime.now(UTC)),
+            lead_time_estimate=lead_time_text(shipping(items, sight.table.by_id.values(), quantity))
+            if enough
+            else None,
+            restock_expected=restock_expected(items, sight.stock.supplies, datetime.now(UTC)),
         )
 
     async def item_as_of(self, item_id: str, at: datetime) -> Balance:
@@ -114,32 +113,31 @@ class Inventory:
             items=tuple(items),
         )
 
-    async def _product(self, product_id: str) -> _Found:
-        future = self._asked.get(product_id)
-        if future is None:
-            future = self._asked[product_id] = asyncio.get_running_loop().create_future()
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-        # A caller that leaves must not take the others' answer with it.
-        return await asyncio.shield(future)
-
-    async def _read(self) -> None:
-        while asked := self._asked:
-            self._asked = {}
-            try:
-                found = await self._store.products(asked.keys())
-                # Afterwards, so that no item is in a warehouse younger than this.
-                warehouses = await self._store.warehouses()
-            except Exception as error:
-                for future in asked.values():
-                    future.set_exception(error)
-                    future.exception()  # not "never retrieved" where everybody has left
-            else:
-                for product_id, future in asked.items():
-                    future.set_result((found.get(product_id), warehouses))
+    async def _product(self, product_id: str) -> Sight:
+        if (sight := await self._snapshots.product(product_id)) is None:
+            raise NotFound(f"Nothing is known of product {product_id}.", productId=product_id)
+        return sight
 
 
-def shipping(items: tuple[Item, ...], warehouses: tuple[Warehouse, ...], quantity: int) -> list[Warehouse]:
+def _by_product(sight: Sight) -> ProductInventory:
+    product, warehouses = sight.stock.product, sight.table.by_id
+    return ProductInventory(
+        total_quantity_available=product.total_available,
+        total_quantity_reserved=product.total_reserved,
+        is_low_stock=product.is_low_stock,
+        is_out_of_stock=product.is_out_of_stock,
+        warehouse_inventory=tuple(
+            WarehouseInventory(
+                item.id, item.warehouse_id, warehouses[item.warehouse_id].name, item.available, item.reserved
+            )
+            for item in sight.stock.items
+        ),
+        sequence=product.sequence,
+        restock_expected=restock_expected(sight.stock.items, sight.stock.supplies, datetime.now(UTC)),
+    )
+
+
+def shipping(items: Iterable[Item], warehouses: Iterable[Warehouse], quantity: int) -> list[Warehouse]:
     """Return the warehouses that would ship ``quantity`` units, the first in priority taken as far as it goes."""
     chosen = []
     by_place = {item.warehouse_id: item.available for item in items if item.available}

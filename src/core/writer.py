@@ -9,7 +9,7 @@ the next one gathers. Rules R1 to R6.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from core.batch import Batch, Stale, Work
 from core.book import Book
@@ -30,11 +30,23 @@ class Writer:
     """The one way to change stock: ``submit`` a request, get the outcome of each of its operations.
 
     Belongs to one event loop; many writers, in many processes, may work on one store.
+
+    Args:
+        store: where stock is kept.
+        sourcing: the strategies by name.
+        committed: told of every book that was committed, before its callers are answered. It must not fail.
     """
 
-    def __init__(self, store: Store, *, sourcing: Mapping[str, Strategy] = STRATEGIES) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sourcing: Mapping[str, Strategy] = STRATEGIES,
+        committed: Callable[[Book], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._sourcing = sourcing
+        self._committed = committed
         self._fast = Lane(self._hurry)
         self._patient = Lane(self._insist)
         self._lanes = (self._fast, self._patient)
@@ -175,6 +187,7 @@ class Writer:
             if settled is None:
                 await transaction.rollback()
         if settled is not None:
+            self._committed(settled.book)
             self._learn(settled.book)
             for work, outcomes in settled.results:
                 work.answer(outcomes) if isinstance(outcomes, list) else work.refuse(outcomes)

@@ -22,6 +22,7 @@ _SETTINGS = {
     "port": "The port to serve HTTP on; 0 takes a free one.",
     "store": "The store's URL.",
     "broker": "The broker's URL.",
+    "cache": "The cache's URL.",
     "data_dir": "Where embedded mode keeps its files.",
     "log_level": "debug, info, warning or error.",
 }
@@ -73,7 +74,7 @@ def serve(config: "Config") -> None:
     _stoppable()
     from entrypoints.config import check_processes, with_secret
 
-    check_processes(config, "serve")
+    config = check_processes(config, "serve")
     config = with_secret(config)
     from entrypoints.serve import run
 
@@ -88,7 +89,7 @@ def api(config: "Config", inherited_listener: int | None) -> None:
     _stoppable()
     from entrypoints.config import check_processes, with_secret
 
-    check_processes(config, "api")
+    config = check_processes(config, "api")
     config = with_secret(config)
     from entrypoints.serve import run
 
@@ -96,13 +97,13 @@ def api(config: "Config", inherited_listener: int | None) -> None:
 
 
 @inventory.command()
-@with_settings("store", "broker", "data_dir", "log_level")
+@with_settings("store", "broker", "cache", "data_dir", "log_level")
 def consumer(config: "Config") -> None:
     """Relay events to the broker and apply product events; no HTTP."""
     _stoppable()
     from entrypoints.config import check_processes
 
-    check_processes(config, "consumer")
+    config = check_processes(config, "consumer")
     from entrypoints.consumer import run
 
     run(config)
@@ -115,7 +116,7 @@ def reconciler(config: "Config") -> None:
     _stoppable()
     from entrypoints.config import check_processes
 
-    check_processes(config, "reconciler")
+    config = check_processes(config, "reconciler")
     from entrypoints.reconciler import run
 
     run(config)
@@ -148,9 +149,9 @@ def migrate(config: "Config") -> None:
 
 @inventory.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@with_settings("store", "broker", "data_dir")
+@with_settings("store", "broker", "cache", "data_dir")
 def doctor(config: "Config", *, as_json: bool) -> None:
-    """Try the store, the broker and the tokens; say what is wrong and the one thing to do. Changes nothing."""
+    """Try store, broker, cache and tokens; say what is wrong and the one thing to do. Changes nothing."""
     from entrypoints.doctor import run
 
     run(config, as_json=as_json)

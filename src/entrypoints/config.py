@@ -53,6 +53,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     store: Annotated[str, _text("Where stock is kept: sqlite:///<file> or postgresql://…", "a URL")] = ""
     broker: Annotated[str, _text("Where events go: memory:// or amqp://…", "a URL")] = "memory://"
+    cache: Annotated[str, _text("Where reads are kept near: memory://, redis://… or none:", "a URL")] = "memory://"
     catalog: Annotated[str, _text("Where the Product Service is: http(s)://…, or memory:// for none", "a URL")] = (
         "memory://"
     )
@@ -200,8 +201,10 @@ def load(
     return config if config.store else replace(config, store=f"sqlite:///{config.data_dir}/inventory.db")
 
 
-def check_processes(config: Config, command: str) -> None:
-    """Refuse to share among processes what lives in one (rule R8).
+def check_processes(config: Config, command: str) -> Config:
+    """Refuse to share among processes what lives in one (rule R8); return the settings that ``command`` runs with.
+
+    A cache in memory is not refused but left out: without it every read goes to the store.
 
     Raises:
         SettingError: ``command`` would run beside others, or as several, with something kept in memory.
@@ -211,7 +214,7 @@ def check_processes(config: Config, command: str) -> None:
     elif config.workers > 1:
         several, instead = f"INVENTORY_WORKERS={config.workers} means several processes", "run one worker"
     else:
-        return
+        return config
     if config.broker.startswith("memory:") and command != "reconciler":
         raise SettingError(
             f"{several}, and a memory:// broker lives in one: set INVENTORY_BROKER to amqp://…, or {instead}."
@@ -220,6 +223,9 @@ def check_processes(config: Config, command: str) -> None:
         raise SettingError(
             f"{several}, and a SQLite database in memory lives in one: set INVENTORY_STORE, or {instead}."
         )
+    if config.cache.startswith("memory:"):
+        return replace(config, cache="none:", origins={**config.origins, "cache": "one process of several"})
+    return config
 
 
 def with_secret(config: Config) -> Config:

@@ -15,6 +15,7 @@ from core.errors import Conflict
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
 from core.redelivery import Redelivery
+from core.snapshots import Snapshots
 from core.writer import Writer
 from entrypoints import process
 from entrypoints.config import Config
@@ -40,8 +41,8 @@ def run(config: Config) -> None:
 
 
 async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None:
-    """Run the writer, and the sweeper that expires holds, until ``ends``; the sweeper goes first."""
-    for worker in (await container.get(Writer), await container.get(Sweeper)):
+    """Run what readers keep, the writer, and the sweeper that expires holds, until ``ends``; the sweeper goes first."""
+    for worker in (await container.get(Snapshots), await container.get(Writer), await container.get(Sweeper)):
         await worker.start()
         ends.push_async_callback(process.in_time, worker.stop)
 

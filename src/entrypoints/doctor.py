@@ -1,8 +1,8 @@
 """``inventory doctor``: tries what the settings name, and says what is wrong and the one thing to do about it.
 
 It makes nothing: neither tables nor queues, and not the files that a first start would make. It ends in time, whatever
-hangs: the store, the broker and the Product Service are tried side by side, and what has not answered by then is told
-as such.
+hangs: store, broker, cache and Product Service are tried side by side, and what has not answered by then is told as
+such.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from entrypoints.config import Config, SettingError, check_processes, with_secre
 from entrypoints.trouble import explain, sqlite_file, where
 from entrypoints.wiring import connect_catalog
 from ports.broker import Broker, Message
+from ports.cache import Cache
 from ports.catalog import ProductCatalog
 from ports.store import BACKLOG_MAX, Backlog, Store
 
@@ -78,9 +79,9 @@ async def diagnose(config: Config) -> list[Finding]:
     """Try everything and return what was found, which takes at most ``TRY_SECONDS`` and ``CLOSE_SECONDS``.
 
     Raises:
-        ValidationFailed: no adapter goes with the store's or the broker's URL, or it cannot be understood.
+        ValidationFailed: no adapter goes with the URL of a port, or it cannot be understood.
     """
-    opening = connect("store", config.store), connect("broker", config.broker)
+    opening = connect("store", config.store), connect("broker", config.broker), connect("cache", config.cache)
     catalog, unusable = _catalog_opening(config)
     found = [*_processes(config), *_tokens(config), *unusable, *_place(config)]
     unplaced = any(finding.check == "place" and finding.verdict == "problem" for finding in found)
@@ -88,7 +89,11 @@ async def diagnose(config: Config) -> list[Finding]:
     try:
         store = None if unplaced else await _opened(ends, "INVENTORY_STORE", opening[0])
         broker = await _opened(ends, "INVENTORY_BROKER", opening[1])
-        checks = [_collected("broker", config.broker, _broker(config, broker))]
+        cache = await _opened(ends, "INVENTORY_CACHE", opening[2])
+        checks = [
+            _collected("broker", config.broker, _broker(config, broker)),
+            _collected("cache", config.cache, _cache(config, cache)),
+        ]
         if catalog is not None:
             opened = await _opened(ends, "INVENTORY_CATALOG", catalog)
             checks.append(_collected("catalog", config.catalog, _catalog(config, opened)))
@@ -277,6 +282,22 @@ async def _answered(broker: Broker) -> None:
                 raise
 
 
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+async def _cache(config: Config, cache: Cache) -> AsyncIterator[Finding]:
+    await cache.ping()
+    if config.cache.startswith("none:"):
+        yield Finding("cache", "ok", "There is none: every read goes to the store.")
+    elif not config.cache.startswith("memory:"):
+        yield Finding("cache", "ok", f"{where(config.cache)} answers.")
+    elif config.embedded:
+        yield Finding("cache", "ok", "It is in the process of `inventory serve`.")
+    else:
+        detail = "The cache is in memory: it serves one `inventory serve` alone, other processes read without."
+        yield Finding("cache", "warning", detail, "Set INVENTORY_CACHE to redis://….")
+
+
 # -- the Product Service ----------------------------------------------------------------------------------------------
 
 
@@ -298,7 +319,7 @@ async def _catalog(config: Config, catalog: ProductCatalog) -> AsyncIterator[Fin
     yield Finding("catalog", "ok", f"The Product Service at {where(config.catalog)} answers and takes our token.")
 
 
-# -- both -------------------------------------------------------------------------------------------------------------
+# -- all - -------------------------------------------------------------------------------------------------------------
 
 
 async def _collected(port: str, url: str, checks: AsyncIterator[Finding]) -> list[Finding]:

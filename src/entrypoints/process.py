@@ -47,6 +47,7 @@ def announce(config: Config, command: str, **facts: object) -> None:
         version=version("inventory-service"),
         store=config.store,
         broker=config.broker,
+        cache=config.cache,
         pid=os.getpid(),
         **facts,
     )

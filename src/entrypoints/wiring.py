@@ -23,10 +23,12 @@ from core.operations import EventPolicy
 from core.products import Products
 from core.reconciliation import Reconciliation
 from core.redelivery import Redelivery
+from core.snapshots import Snapshots
 from core.sourcing import STRATEGIES
 from core.writer import Writer
 from entrypoints.config import Config, SettingError
 from ports.broker import Broker
+from ports.cache import Cache
 from ports.catalog import ProductCatalog
 from ports.store import Store
 
@@ -39,7 +41,8 @@ def make_container(config: Config) -> AsyncContainer:
     """
     # The adapters are looked up now, so that a wrong URL ends the process before it does anything.
     store, broker = connect("store", config.store), connect("broker", config.broker)
-    return make_async_container(Ports(store, broker, connect_catalog(config)), UseCases(config))
+    ports = Ports(store, broker, connect("cache", config.cache), connect_catalog(config))
+    return make_async_container(ports, UseCases(config))
 
 
 def connect_catalog(config: Config) -> AbstractAsyncContextManager[ProductCatalog]:
@@ -74,11 +77,13 @@ class Ports(Provider):
         self,
         store: AbstractAsyncContextManager[Store],
         broker: AbstractAsyncContextManager[Broker],
+        cache: AbstractAsyncContextManager[Cache],
         catalog: AbstractAsyncContextManager[ProductCatalog],
     ) -> None:
         super().__init__()
         self._store = store
         self._broker = broker
+        self._cache = cache
         self._catalog = catalog
 
     @provide
@@ -94,6 +99,12 @@ class Ports(Provider):
             yield broker
 
     @provide
+    async def cache(self) -> AsyncIterator[Cache]:
+        """Open the cache."""
+        async with self._cache as cache:
+            yield cache
+
+    @provide
     async def catalog(self) -> AsyncIterator[ProductCatalog]:
         """Open the Product Service's catalogue."""
         async with self._catalog as catalog:
@@ -107,6 +118,7 @@ class UseCases(Provider):
     sweeper = provide(Sweeper)
     inventory = provide(Inventory)
     dead_letters = provide(DeadLetters)
+    snapshots = provide(Snapshots)
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -120,10 +132,10 @@ class UseCases(Provider):
         return self._config
 
     @provide
-    def writer(self, store: Store) -> Writer:
-        """Make the writer, with the sourcing strategies that are installed."""
+    def writer(self, store: Store, snapshots: Snapshots) -> Writer:
+        """Make the writer, with the sourcing strategies that are installed; readers hear of its commits."""
         installed = {entry.name: entry.load() for entry in entry_points(group="inventory.sourcing")}
-        return Writer(store, sourcing={**STRATEGIES, **installed})
+        return Writer(store, sourcing={**STRATEGIES, **installed}, committed=snapshots.committed)
 
     @provide
     def relay(self, store: Store, broker: Broker) -> Relay:

@@ -162,13 +162,6 @@ class ProductStock(Struct, frozen=True):
     supplies: tuple[Supply, ...] = ()
 
 
-class SkuStock(Struct, frozen=True):
-    """Items of one SKU and what is still to come of them, as of one moment."""
-
-    items: tuple[Item, ...]
-    supplies: tuple[Supply, ...]
-
-
 class AuditPage(Struct, frozen=True):
     """So many products (or, of history, rows) looked at, the items among them, and what disagrees there.
 
@@ -234,10 +227,6 @@ class Store(DeadLetterStore, Protocol):
         Raises:
             ValidationFailed: the cursor is not one of ours.
         """
-        ...
-
-    async def same_sku(self, item_id: str) -> SkuStock:
-        """Return the item and every other item of its product with its SKU; empty when there is no such item."""
         ...
 
     async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:

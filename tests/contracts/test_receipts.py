@@ -148,8 +148,6 @@ async def test_readers_see_what_is_still_to_come(store: Store) -> None:
     of_item = {Supply(item.id, 40, first.expected_at), Supply(item.id, 40, second.expected_at)}
     assert {*stock.supplies} == of_item | {Supply(blue.id, 5, of_blue.expected_at)}
     assert (len(found["prod_2"].items), found["prod_2"].supplies) == (1, ())
-    same = await store.same_sku(south.id)
-    assert ({each.id for each in same.items}, {*same.supplies}) == ({item.id, south.id}, of_item)
 
 
 async def test_filters_narrow_the_list(store: Store) -> None:

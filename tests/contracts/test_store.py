@@ -49,7 +49,6 @@ from ports.store import (
     LedgerFilter,
     ProductStock,
     ReservationFilter,
-    SkuStock,
     Store,
     StoredAnswer,
     Wanted,
@@ -428,7 +427,6 @@ async def test_what_does_not_exist_is_none(store: Store) -> None:
     """Reads of one thing answer None, reads of several an empty list."""
     assert await store.item("inv_NOBODY") is None
     assert await store.reservation("res_NOBODY") is None
-    assert await store.same_sku("inv_NOBODY") == SkuStock((), ())
     assert await store.warehouses() == ()
     assert (await store.items(ANYTHING, cursor=None, limit=10)).rows == ()
     assert (await store.ledger("inv_NOBODY", cursor=None, limit=10)).next_cursor is None
@@ -564,16 +562,6 @@ async def test_a_cursor_of_another_list_is_refused(store: Store) -> None:
             await store.items(ANYTHING, cursor=cursor, limit=1)
     with pytest.raises(ValidationFailed):
         await store.ledger(item.id, cursor=of_items, limit=1)
-
-
-async def test_items_of_one_sku_are_those_of_one_product(store: Store) -> None:
-    """The same SKU of another product in another warehouse does not count."""
-    item = await stocked(store, 1)
-    twin = await stocked(store, 2, warehouse="wh_2")
-    await stocked(store, 3, sku="OTHER")
-    await stocked(store, 4, product="prod_2", warehouse="wh_3")
-
-    assert sorted((await store.same_sku(twin.id)).items, key=lambda item: item.id) == [item, twin]
 
 
 async def test_warehouses_come_by_priority_then_id(store: Store) -> None:

@@ -47,7 +47,6 @@ from ports.store import (
     ProductStock,
     ReceiptFilter,
     ReservationFilter,
-    SkuStock,
     Transaction,
 )
 
@@ -123,9 +122,8 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation):
             rows.setdefault(row[0], []).append(row)
         found = {}
         for id, of_product in rows.items():
-            stock = _sku_stock([row[width:] for row in of_product])
             product = product_of(dict(zip(names, of_product[0][:width], strict=True)))
-            found[id] = ProductStock(product, stock.items, stock.supplies)
+            found[id] = ProductStock(product, *_items([row[width:] for row in of_product]))
         return found
 
     async def item(self, id: str) -> Item | None:
@@ -144,14 +142,6 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation):
             statement = statement.where(table.available == 0)
         rows = await self._all(statement)
         return _page([item_of(row._asdict()) for row in rows], limit, "item", lambda item: item.id)
-
-    async def same_sku(self, item_id: str) -> SkuStock:
-        """A self-join."""
-        table = tables.inventory_item
-        asked = table.alias()
-        same = and_(table.c.product_id == asked.c.product_id, table.c.sku == asked.c.sku)
-        statement = _with_supplies(select(table).join_from(asked, table, same)).where(asked.c.id == item_id)
-        return _sku_stock(await self._all(statement))
 
     async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:
         """Find each item's last version by halving: versions have no gaps and recorded_at never falls along them."""
@@ -321,15 +311,13 @@ def _with_supplies(statement: Select[Any]) -> Select[Any]:
     return statement.outerjoin(receipt, still_to_come).add_columns(*supply)
 
 
-def _sku_stock(rows: Sequence[Any]) -> SkuStock:
+def _items(rows: Sequence[Any]) -> tuple[tuple[Item, ...], tuple[Supply, ...]]:
     """Read rows of an item's columns and its supply's; an item comes once for each of its supplies."""
     names = tables.inventory_item.c.keys()
     width = len(names)
     items = {row[0]: row for row in rows if row[0] is not None}
     supplies = (Supply(row[0], row[width], row[width + 1]) for row in rows if row[width] is not None)
-    return SkuStock(
-        tuple(item_of(dict(zip(names, row[:width], strict=True))) for row in items.values()), tuple(supplies)
-    )
+    return tuple(item_of(dict(zip(names, row[:width], strict=True))) for row in items.values()), tuple(supplies)
 
 
 def _scope_in(old: Select[Any]) -> Any:

@@ -56,7 +56,7 @@ def if_match(scope: Scope) -> int | None:
     return NO_VERSION
 
 
-def knows(scope: Scope, version: int) -> bool:
+def knows(scope: Scope, version: int | str) -> bool:
     """Tell whether If-None-Match names ``version``: the caller has it already."""
     values = [value for key, value in scope["headers"] if key == b"if-none-match"]
     if not values:

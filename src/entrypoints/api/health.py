@@ -1,7 +1,8 @@
 """Whether the service works: for load balancers, orchestrators and the Product Service.
 
 Readiness fails only where no request could succeed: without the store, or with migrations pending. Without the broker,
-stock is sold correctly and events wait, so that is ``degraded`` and still 200; so it is without the Product Service.
+stock is sold correctly and events wait, without the cache reads go to the store, so that is ``degraded`` and still 200;
+so it is without the Product Service.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from core.catalog_watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from entrypoints.api.replies import Reply, answers, ok
 from ports.broker import Broker
+from ports.cache import Cache
 from ports.store import Store
 
 CHECK_SECONDS = 1.0
@@ -32,6 +34,7 @@ class Dependencies(Struct, frozen=True):
 
     store: State
     broker: State
+    cache: State
     catalog: State
 
 
@@ -68,14 +71,16 @@ class Checks:
         self._seen: Dependencies | None = None
         self._until = 0.0
 
-    async def dependencies(self, store: Store, broker: Broker, catalog: CatalogWatch) -> Dependencies:
+    async def dependencies(self, store: Store, broker: Broker, cache: Cache, catalog: CatalogWatch) -> Dependencies:
         """Return their states, each found within a second and not older than another."""
         async with self._lock:
             if self._seen is None or monotonic() >= self._until:
-                store_state, broker_state = await asyncio.gather(
-                    _bounded("store", _store_state(store)), _bounded("broker", _broker_state(broker))
+                states = await asyncio.gather(
+                    _bounded("store", _store_state(store)),
+                    _bounded("broker", _answers(broker)),
+                    _bounded("cache", _answers(cache)),
                 )
-                self._seen = Dependencies(store_state, broker_state, "ok" if catalog.is_well else "unavailable")
+                self._seen = Dependencies(*states, "ok" if catalog.is_well else "unavailable")
                 self._until = monotonic() + CHECK_SECONDS
             return self._seen
 
@@ -91,10 +96,11 @@ async def ready(
     request: Request[Any, Any, Any],
     store: FromDishka[Store],
     broker: FromDishka[Broker],
+    cache: FromDishka[Cache],
     catalog: FromDishka[CatalogWatch],
 ) -> Reply:
     """Tell whether requests can be answered: 503 without the store or with migrations pending, else 200."""
-    return await _answer(request, store, broker, catalog)
+    return await _answer(request, store, broker, cache, catalog)
 
 
 @get("", operation_id="health", responses=answers(Health, name="HealthSuccess"))
@@ -102,20 +108,24 @@ async def summary(
     request: Request[Any, Any, Any],
     store: FromDishka[Store],
     broker: FromDishka[Broker],
+    cache: FromDishka[Cache],
     catalog: FromDishka[CatalogWatch],
 ) -> Reply:
     """The same as `/health/ready`."""
-    return await _answer(request, store, broker, catalog)
+    return await _answer(request, store, broker, cache, catalog)
 
 
-async def _answer(request: Request[Any, Any, Any], store: Store, broker: Broker, catalog: CatalogWatch) -> Reply:
+async def _answer(
+    request: Request[Any, Any, Any], store: Store, broker: Broker, cache: Cache, catalog: CatalogWatch
+) -> Reply:
     checks: Checks = request.app.state["health"]
-    seen = await checks.dependencies(store, broker, catalog)
+    seen = await checks.dependencies(store, broker, cache, catalog)
     if seen.store == "unavailable":
         raise Unavailable("The store is away; requests that need it are refused until it is back.", dependencies=seen)
     if seen.store == "pending_migrations":
         raise Unavailable("The store lacks migrations; run inventory migrate.", dependencies=seen)
-    return ok(Health("ok" if seen.broker == seen.catalog == "ok" else "degraded", seen))
+    well = seen.broker == seen.cache == seen.catalog == "ok"
+    return ok(Health("ok" if well else "degraded", seen))
 
 
 async def _store_state(store: Store) -> State:
@@ -123,8 +133,8 @@ async def _store_state(store: Store) -> State:
     return "pending_migrations" if await store.pending_migrations() else "ok"
 
 
-async def _broker_state(broker: Broker) -> State:
-    await broker.ping()
+async def _answers(port: Broker | Cache) -> State:
+    await port.ping()
     return "ok"
 
 

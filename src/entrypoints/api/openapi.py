@@ -48,7 +48,7 @@ from entrypoints.api.problems import (
 from entrypoints.api.schemas import Schemas
 
 _MATCHED = ("updateWarehouse", "updateInventoryItem", "updateExpectedReceipt")
-_REMEMBERED = ("getWarehouse", "getInventoryItem")
+_REMEMBERED = ("getWarehouse", "getInventoryItem", "getInventoryByProduct")
 _TAGGED = {
     **dict.fromkeys(("createWarehouse", "createInventoryItem", "createExpectedReceipt"), 201),
     **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200),
@@ -269,7 +269,7 @@ def _response(description: str, headers: list[dict[str, Any]], content: dict[str
 
 _TEXT = {"type": "string"}
 _ECHO = _tells("X-Correlation-Id", "The request's own, or a name given to it.", _TEXT, _CORRELATION_ID)
-_ETAG = _tells("ETag", "The version told; for If-Match and If-None-Match.", _TEXT | {"pattern": '^"[0-9]+"$'}, '"7"')
+_ETAG = _tells("ETag", "The version told; for If-Match and If-None-Match.", _TEXT | {"pattern": '^"[0-9.]+"$'}, '"7"')
 _LOCATION = _tells("Location", "The path of what was created.", _TEXT, "/reservations/res_01HXYZ")
 _REFUSAL_HEADERS = {
     401: [_tells("WWW-Authenticate", "How to authenticate.", _TEXT | {"const": "Bearer"}, "Bearer")],

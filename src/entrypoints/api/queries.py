@@ -1,14 +1,17 @@
 """The specification's two endpoints, as the Product Service calls them."""
 
+from typing import Any
+
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import get
+from litestar import Request, get
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
 from core.inventory import Inventory
 from core.stock import Availability, ProductInventory
+from entrypoints.api.headers import knows
 from entrypoints.api.parameters import CheckAllWarehouses, Id, ProductId, Quantity
-from entrypoints.api.replies import Reply, answers, ok
+from entrypoints.api.replies import Reply, answers, not_modified, ok
 
 
 class QueriesPlugin(InitPlugin):
@@ -27,9 +30,15 @@ class QueriesPlugin(InitPlugin):
     operation_id="getInventoryByProduct",
     responses=answers(ProductInventory, name="ProductInventorySuccess"),
 )
-async def by_product(product_id: ProductId, inventory: FromDishka[Inventory]) -> Reply:
-    """Retrieve inventory information for a specific product across all warehouses."""
-    return ok(await inventory.by_product(product_id))
+async def by_product(request: Request[Any, Any, Any], product_id: ProductId, inventory: FromDishka[Inventory]) -> Reply:
+    """Retrieve inventory information for a specific product across all warehouses; 304 as If-None-Match says."""
+    answer = await inventory.by_product(product_id)
+    if knows(request.scope, answer.tag):
+        return not_modified(answer.tag)
+    reply: Reply | None = answer.encoded
+    if reply is None:
+        reply = answer.encoded = ok(answer.data, version=answer.tag)
+    return reply
 
 
 @get(

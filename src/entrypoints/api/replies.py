@@ -79,11 +79,11 @@ class Listing(Struct, rename="camel"):
     next_cursor: str | None
 
 
-def ok(data: Any, *, status: int = 200, version: int | None = None, location: str | None = None) -> Reply:
+def ok(data: Any, *, status: int = 200, version: int | str | None = None, location: str | None = None) -> Reply:
     """Return ``data`` in its envelope; ``version`` becomes the ETag, ``location`` the path of what was created."""
     headers = []
     if version is not None:
-        headers.append((b"etag", b'"%d"' % version))
+        headers.append((b"etag", f'"{version}"'.encode()))
     if location is not None:
         headers.append((b"location", location.encode()))
     return Reply(_encode(Success(True, data)), status=status, headers=headers)
@@ -94,9 +94,9 @@ def page(rows: Page[Any]) -> Reply:
     return Reply(_encode(Listing(True, rows.rows, rows.next_cursor)))
 
 
-def not_modified(version: int) -> Reply:
+def not_modified(version: int | str) -> Reply:
     """Tell the caller that what it has is current."""
-    return Reply(b"", status=304, headers=[(b"etag", b'"%d"' % version)])
+    return Reply(b"", status=304, headers=[(b"etag", f'"{version}"'.encode())])
 
 
 def answers(

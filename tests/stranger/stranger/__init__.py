@@ -1,17 +1,19 @@
-"""Adapters from outside: a store that counts its transactions, a broker that is a file.
+"""Adapters from outside: a store that counts its transactions, a broker that is a file, a cache that tells its finds.
 
 All a stranger needs is the Protocols in ``ports`` and an entry point each; ``stranger:///folder`` is where they write.
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from adapters.memory import MemoryCache
 from adapters.sql.store import open_store as open_sql_store
 from ports.broker import Handler, Message, Receipt
+from ports.cache import Cache, Entry
 from ports.store import Store, Transaction
 
 
@@ -82,6 +84,26 @@ class FileBroker:
 
     async def ping(self) -> None:
         """See the port."""
+
+
+@asynccontextmanager
+async def open_cache(url: str) -> AsyncIterator[Cache]:
+    """Open a cache that notes in the URL's folder what it is asked for."""
+    yield TellingCache(Path(urlsplit(url).path, "asked"))
+
+
+class TellingCache(MemoryCache):
+    """A cache in memory, plus a line in a file for every key that is asked for."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    async def get(self, keys: Collection[str]) -> dict[str, Entry]:
+        """See the port."""
+        with self._file.open("a") as file:
+            file.writelines(f"{key}\n" for key in keys)
+        return await super().get(keys)
 
 
 async def _nothing() -> AsyncIterator[Message]:
