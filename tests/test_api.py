@@ -400,7 +400,7 @@ async def test_a_repeated_write_is_answered_and_not_repeated(client: httpx2.Asyn
     assert (await client.get(f"/inventory-items/{item['id']}")).json()["data"]["quantityOnHand"] == 3
 
 
-async def test_parallel_repeats_are_one(client: httpx2.AsyncClient) -> None:
+async def test_39_parallel_repeats_are_one(client: httpx2.AsyncClient) -> None:
     """A client that retries before it was answered still ships once."""
     item = await _item(client, 50)
     headers = {"Idempotency-Key": f"parallel-{item['id']}"}
@@ -410,7 +410,7 @@ async def test_parallel_repeats_are_one(client: httpx2.AsyncClient) -> None:
     assert (await client.get(f"/inventory-items/{item['id']}")).json()["data"]["quantityOnHand"] == 49
 
 
-async def test_a_key_names_one_request(client: httpx2.AsyncClient) -> None:
+async def test_39_a_key_names_one_request(client: httpx2.AsyncClient) -> None:
     """The key with another body, another path or another If-Match is 422 and does nothing."""
     item = await _item(client, 5)
     headers = {"Idempotency-Key": f"named-{item['id']}"}
@@ -426,7 +426,7 @@ async def test_a_key_names_one_request(client: httpx2.AsyncClient) -> None:
     assert (await client.get(url)).json()["data"]["version"] == 2
 
 
-async def test_callers_do_not_share_keys(api: Api, client: httpx2.AsyncClient) -> None:
+async def test_39_callers_do_not_share_keys(api: Api, client: httpx2.AsyncClient) -> None:
     """The same key of another subject is another request."""
     item = await _item(client, 5)
     headers = {"Idempotency-Key": "order-1"}

@@ -102,6 +102,13 @@ BAD = [
         }.items()
     ),
     Bad("29 NUL in a filter", 400, "validation_failed", query=b"sku=%00"),
+    *(
+        Bad(f"29 {name} in a filter", 400, "validation_failed", query=b"sku=" + text)
+        for name, text in {
+            "overlong UTF-8": b"%C0%AF",
+            "a surrogate's bytes": b"%ED%A0%80",
+        }.items()
+    ),
     Bad("29 control in a filter", 400, "validation_failed", query=b"productId=a%0Ab"),
     Bad("29 not an id in a filter", 400, "validation_failed", query=b"warehouseId=%27"),
     *(
@@ -446,6 +453,23 @@ async def test_36_usual_spellings_of_json_are_taken(shop: Shop, content_type: st
     answer = await ask(shop.api.app, "POST", "/warehouses", headers=headers, body=[b"{}"])
     assert answer.status == 400
     assert "name" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("origin", ["null", "https://evil.example", "http://inventory.test.evil.example"])
+async def test_40_a_page_of_another_site_gets_nowhere(shop: Shop, origin: str) -> None:
+    """No cookie stands for a caller, no answer lets a browser read it, and a form cannot make the type we take."""
+    before = await _everything(shop)
+    form = {"Origin": origin, "Content-Type": "text/plain"}
+    preflight = form | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    good = form | {"Authorization": f"Bearer {GOOD.decode()}"}
+    answers = [
+        await ask(shop.api.app, "POST", "/stock-operations", headers=form | {"Cookie": f"token={GOOD.decode()}"}),
+        await ask(shop.api.app, "OPTIONS", "/stock-operations", headers=preflight),
+        await ask(shop.api.app, "POST", "/warehouses", headers=good, body=[b'{"name":"N"}']),
+    ]
+    assert [401, 401, 415] == [answer.status for answer in answers]
+    assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]
+    assert await _everything(shop) == before
 
 
 async def test_a_backslash_before_u0000_is_just_text(shop: Shop) -> None:

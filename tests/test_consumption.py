@@ -162,7 +162,7 @@ async def test_what_is_published_is_applied(store: Store, path: Path) -> None:
     assert [] == await dead_letters(store)
 
 
-async def test_a_second_delivery_changes_nothing(store: Store, events: ProductEvents, path: Path) -> None:
+async def test_41_a_second_delivery_changes_nothing(store: Store, events: ProductEvents, path: Path) -> None:
     """One eventId is applied once, also when it comes twice at the same time or says something else."""
     await asyncio.gather(*(handled(events, sent(body())) for _ in range(20)))
     before = await store.products(["prod_1"])
@@ -216,16 +216,16 @@ async def test_what_is_odd_but_clear_is_applied(store: Store, events: ProductEve
     assert [] == await dead_letters(store)
 
 
-async def test_markup_in_a_name_is_just_a_name(store: Store, events: ProductEvents) -> None:
-    """Bad input 44: it is kept to the letter, and showing it safely is for whoever shows it."""
+async def test_44_markup_in_a_name_is_just_a_name(store: Store, events: ProductEvents) -> None:
+    """It is kept to the letter, and showing it safely is for whoever shows it."""
     name = "<script>alert('1')</script> & <b>"
     await handled(events, sent(body(payload=payload(name=name))))
 
     assert name == only(await stock_of(store)).name
 
 
-async def test_times_are_compared_as_instants(store: Store, events: ProductEvents) -> None:
-    """Bad input 43: an event that looks later in its own zone and is not loses to the newer one."""
+async def test_43_times_are_compared_as_instants(store: Store, events: ProductEvents) -> None:
+    """An event that looks later in its own zone and is not loses to the newer one."""
     newer = body(eventId="evt-2", eventType="ProductUpdated", payload=payload(name="New"))
     older = body(timestamp="2026-11-20T13:00:00+02:00")
     await handled(events, sent(newer, key="product.productupdated.product"))

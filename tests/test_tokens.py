@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -252,6 +253,18 @@ def test_bad_token_is_refused(verifier: Verifier, bad: str, reason: str) -> None
     echoes = {SECRET, RETIRED, "some-caller", "127.0.0.1", "dev/null", "OR '1'", "order-service", "inventory-admin"}
     told = refusal.value.detail
     assert not [echo for echo in (echoes | set(bad.split("."))) if len(echo) > 6 and echo in told]
+
+
+@pytest.mark.parametrize("name", ["jku", "x5u"])
+def test_8_9_no_address_in_a_token_is_called(verifier: Verifier, name: str) -> None:
+    """Whoever puts an address into a token does not make the service call it."""
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.settimeout(0.2)
+        url = f"http://127.0.0.1:{canary.getsockname()[1]}/keys"
+        with pytest.raises(Unauthorized, match=name):
+            verifier.verify(token({name: url, "alg": "ES256", "kid": "theirs"}))
+        with pytest.raises(TimeoutError):
+            canary.accept()
 
 
 def test_every_changed_character_is_noticed(verifier: Verifier) -> None:

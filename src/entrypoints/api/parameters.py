@@ -187,8 +187,12 @@ class _ExactQuery:
 
 @lru_cache(1024)
 def _check(query: bytes, known: _Query) -> None:
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise ValidationFailed("The query is not percent-encoded UTF-8.") from None
     seen = set()
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+    for name, value in pairs:
         if name not in known.names:
             listed = ", ".join(sorted(known.names)) or "none"
             raise ValidationFailed(f"There is a query parameter that this path does not know; it takes: {listed}.")
