@@ -1,11 +1,13 @@
 """Who may call what: every route of the running application, with every kind of caller."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import jwt
 import pytest
 from dishka import make_async_container
-from in_process import ADMIN, OPERATOR, PRODUCT_SERVICE, Api, ask, serving, token
+from in_process import ADMIN, OPERATOR, PRODUCT_SERVICE, SECRET, Api, ask, serving, token
 from litestar import get
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
@@ -60,6 +62,43 @@ def _url(path: str) -> str:
 async def _status(api: Api, method: str, path: str, *roles: str) -> int:
     async with api.client(*roles) as client:
         return (await client.request(method, _url(path))).status_code
+
+
+def _expired() -> str:
+    issued = int(time.time()) - 600
+    claims = {"iss": "inventory-service", "aud": "inventory-service", "sub": "tester", "roles": [ADMIN]}
+    return jwt.encode(claims | {"iat": issued, "exp": issued + 500}, SECRET, "HS256")
+
+
+# Who may what, by the design and not by the service's table. None is for those who have no good token.
+CALLERS: dict[str, tuple[str | None, set[tuple[str, str]] | None]] = {
+    "nobody": (None, None),
+    "expired": (_expired(), None),
+    "foreign": (jwt.encode({"roles": [ADMIN]}, "somebody else's secret, long enough", "HS256"), None),
+    "no role": (token(), set()),
+    "unknown role": (token("root"), set()),
+    "product-events": (token("product-events"), set()),
+    PRODUCT_SERVICE: (token(PRODUCT_SERVICE), QUERIES),
+    OPERATOR: (token(OPERATOR), {*CLOSED} - ADMINS_ALONE),
+    ADMIN: (token(ADMIN), {*CLOSED}),
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_every_caller_on_every_path_with_every_method(api: Api, caller: str) -> None:
+    """The whole matrix: in, 401, 403, or 405 where there is no such method, and nothing else."""
+    bearer, rights = CALLERS[caller]
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+    got, wanted = {}, {}
+    for path in PATHS:
+        for method in METHODS:
+            status = (await ask(api.app, method, _url(path), headers=headers)).status
+            got[method, path] = status if status in (401, 403, 405) or status >= 500 else "in"
+            ways = {(way, at) for way, at in ROUTES if at == path and method in (way, "OPTIONS")}
+            closed = ways and not ways & PUBLIC
+            refused = 401 if rights is None else 403 if not ways & rights else "in"
+            wanted[method, path] = refused if closed else "in" if ways else 405
+    assert got == wanted
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
