@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 from sqlalchemy import select
 
+from adapters.memory import MemoryCatalog
 from adapters.registry import connect
 from adapters.sql import tables
 from adapters.sql.store import SqlStore
@@ -20,6 +21,7 @@ from core.book import Book, Cause
 from core.operations import (
     CreateItem,
     CreateWarehouse,
+    EventPolicy,
     IdempotencyKey,
     Operation,
     Outcome,
@@ -28,6 +30,7 @@ from core.operations import (
     ReserveLine,
     Result,
 )
+from core.products import Products
 from core.rules import decide
 from core.stock import Item, Reservation
 from core.writer import Writer
@@ -133,6 +136,11 @@ async def at_work(store: Store) -> AsyncIterator[Writer]:
         yield writer
     finally:
         await writer.stop()
+
+
+def unasked(store: Store, making: EventPolicy) -> Products:
+    """Return a judge that takes every product as its events have it: there is no Product Service to ask."""
+    return Products(MemoryCatalog(), store, policy="off", making=making)
 
 
 def key(name: str, fingerprint: bytes = b"the body") -> IdempotencyKey:

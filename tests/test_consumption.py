@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from stores import at_work, carry_out, dead_letters, migrated, only, stocked
+from stores import at_work, carry_out, dead_letters, migrated, only, stocked, unasked
 
 from adapters.memory import MemoryBroker
 from core.consumption import ProductEvents, decode
@@ -104,7 +104,7 @@ async def store(path: Path) -> AsyncIterator[Store]:
 async def events(store: Store) -> AsyncIterator[ProductEvents]:
     """The consumer on that store, working."""
     async with at_work(store) as writer:
-        yield ProductEvents(store, MemoryBroker(), writer, POLICY)
+        yield ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY))
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def test_what_is_published_is_applied(store: Store, path: Path) -> None:
     broker = MemoryBroker()
     await broker.declare()
     async with at_work(store) as writer:
-        events = ProductEvents(store, broker, writer, POLICY)
+        events = ProductEvents(store, broker, writer, unasked(store, POLICY))
         await events.start()
         try:
             await broker.publish([sent(body(), correlation_id="other")])
@@ -180,7 +180,7 @@ async def test_an_event_that_makes_no_items_is_dealt_with(
 ) -> None:
     """It is on record as skipped and warned of; it is not a failure."""
     async with at_work(store) as writer:
-        events = ProductEvents(store, MemoryBroker(), writer, EventPolicy())
+        events = ProductEvents(store, MemoryBroker(), writer, unasked(store, EventPolicy()))
         with caplog.at_level(logging.WARNING):
             await handled(events, sent(body()))
 
@@ -343,7 +343,7 @@ async def test_what_cannot_be_applied_now_is_tried_again(store: Store, path: Pat
     writer = MoodyWriter(store, Unavailable("The database is away."), OutcomeUnknown("It was lost while committing."))
     await writer.start()
     try:
-        await handled(ProductEvents(store, MemoryBroker(), writer, POLICY), sent(body()))
+        await handled(ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY)), sent(body()))
     finally:
         await writer.stop()
 
@@ -357,7 +357,7 @@ async def test_a_commit_that_was_lost_sight_of_counts_once(store: Store, path: P
     writer = MoodyWriter(store, OutcomeUnknown("It was lost while committing."), late=True)
     await writer.start()
     try:
-        await handled(ProductEvents(store, MemoryBroker(), writer, POLICY), sent(body()))
+        await handled(ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY)), sent(body()))
     finally:
         await writer.stop()
 
@@ -370,7 +370,7 @@ async def test_a_commit_that_was_lost_sight_of_counts_once(store: Store, path: P
 async def test_what_never_succeeds_is_parked_after_six_tries(store: Store) -> None:
     """A product that stays locked must not hold up the queue for ever."""
     writer = MoodyWriter(store, *[Unavailable("Somebody holds the product.")] * 10)
-    await handled(ProductEvents(store, MemoryBroker(), writer, POLICY), sent(body()))
+    await handled(ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY)), sent(body()))
 
     letter = only(await dead_letters(store))
     assert ("unavailable", "Somebody holds the product.", 6) == (letter.code, letter.detail, letter.attempts)
@@ -381,7 +381,7 @@ async def test_what_never_succeeds_is_parked_after_six_tries(store: Store) -> No
 async def test_a_failure_nobody_expected_is_not_swallowed(store: Store, failure: Exception) -> None:
     """What the writer refuses without an explanation is parked; what is wrong with us makes the broker ask again."""
     writer = MoodyWriter(store, failure)
-    events = ProductEvents(store, MemoryBroker(), writer, POLICY)
+    events = ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY))
     if isinstance(failure, InventoryError):
         await handled(events, sent(body()))
         assert ["internal"] == [letter.code for letter in await dead_letters(store)]
@@ -398,7 +398,7 @@ async def test_an_outage_of_the_store_fills_no_dead_letters(store: Store) -> Non
     writer = MoodyWriter(store, *[Unavailable("The database is away.")] * 9)
     await writer.start()
     try:
-        await handled(ProductEvents(away, MemoryBroker(), writer, POLICY), sent(body()))
+        await handled(ProductEvents(away, MemoryBroker(), writer, unasked(away, POLICY)), sent(body()))
     finally:
         await writer.stop()
 
@@ -409,7 +409,7 @@ async def test_an_outage_of_the_store_fills_no_dead_letters(store: Store) -> Non
 async def test_parking_is_tried_until_the_store_is_back(store: Store) -> None:
     """What can never be applied keeps its own cause, however long it had to wait for a place."""
     away = AbsentStore(times=8)  # type: ignore[abstract]
-    events = ProductEvents(away, MemoryBroker(), MoodyWriter(store), POLICY)
+    events = ProductEvents(away, MemoryBroker(), MoodyWriter(store), unasked(away, POLICY))
     await handled(events, sent(b"garbage"))
 
     letter = only(away.letters)
@@ -426,7 +426,7 @@ async def test_an_outage_may_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("core.consumption.asyncio.sleep", note)
     away = AbsentStore(times=2_000)  # type: ignore[abstract]
-    await handled(ProductEvents(away, MemoryBroker(), Writer(away), POLICY), sent(b"garbage"))
+    await handled(ProductEvents(away, MemoryBroker(), Writer(away), unasked(away, POLICY)), sent(b"garbage"))
 
     assert (1, 2_000) == (len(away.letters), len(pauses))
     assert max(pauses) <= 5

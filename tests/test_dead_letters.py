@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from in_process import ADMIN, OPERATOR, Api, serving
 from service import COMMAND, environment
-from stores import at_work, carry_out, migrated, only, stocked
+from stores import at_work, carry_out, migrated, only, stocked, unasked
 
 from core.acts import Act
 from core.consumption import letter_of
@@ -83,7 +83,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 async def redelivery(store: Store) -> AsyncIterator[Redelivery]:
     """What tries letters again, with a writer at work."""
     async with at_work(store) as writer:
-        yield Redelivery(store, writer, POLICY, process="c1")
+        yield Redelivery(store, writer, unasked(store, POLICY), process="c1")
 
 
 @pytest.fixture
@@ -248,7 +248,9 @@ async def test_a_pause_grows_and_ends_with_an_operator(store: Store) -> None:
     assert pause(15) is None
 
     async with at_work(store):
-        moody = Redelivery(store, Moody(store, Unavailable("The product is locked.")), POLICY, process="c1")
+        moody = Redelivery(
+            store, Moody(store, Unavailable("The product is locked.")), unasked(store, POLICY), process="c1"
+        )
         first = await DeadLetters(store, moody).retry(await parked(store), ACT)
         assert ("WAITING", "unavailable", 2) == (first.status, first.code, first.attempts)
         assert first.next_attempt_at is not None
@@ -259,7 +261,7 @@ async def test_a_pause_grows_and_ends_with_an_operator(store: Store) -> None:
 
 async def test_a_failure_nobody_expected_is_kept_as_well(store: Store) -> None:
     """It does not keep the others from being settled."""
-    moody = Redelivery(store, Moody(store, ValueError("bang")), POLICY, process="c1")
+    moody = Redelivery(store, Moody(store, ValueError("bang")), unasked(store, POLICY), process="c1")
     letter = await DeadLetters(store, moody).retry(await parked(store), ACT)
 
     assert ("UNRESOLVED", "internal") == (letter.status, letter.code)

@@ -22,8 +22,11 @@ FUTURE = timedelta(minutes=5)
 ACTOR = "product-service"
 
 
-def merged(catalog: Catalog, event: ProductEvent) -> Catalog:
-    """Return the catalog with what ``event`` says, where that is newer than what was said before."""
+def merged(catalog: Catalog, event: ProductEvent, *, creates: bool) -> Catalog:
+    """Return the catalog with what ``event`` says, where that is newer than what was said before.
+
+    One that ``creates`` asks for its variants' items.
+    """
     seen = event.seen
     if event.event_type == "ProductDeleted":
         return replace(catalog, deleted=max(catalog.deleted or seen, seen))
@@ -32,7 +35,7 @@ def merged(catalog: Catalog, event: ProductEvent) -> Catalog:
         variant = variants.get(id) or Variant(sku=sku, name=name, named=seen)
         if seen > variant.named:
             variant = replace(variant, sku=sku, name=name, named=seen)
-        if event.event_type == "ProductCreated":
+        if creates:
             variant = replace(variant, created=max(variant.created or seen, seen))
         variants[id] = variant
     return replace(catalog, variants=variants)
@@ -51,7 +54,8 @@ def apply_product_event(book: Book, operation: ApplyProductEvent, cause: Cause) 
     if event.timestamp > book.now + FUTURE:
         raise ValidationFailed("The event's timestamp is more than 5 minutes ahead of this service's clock.")
     before = book.products[event.payload.product_id]
-    after = merged(before.catalog, event)
+    creates = operation.ensure or event.event_type == "ProductCreated"
+    after = merged(before.catalog, event, creates=creates)
     items = book.of_product(before.id)
     renamed = _renamed(before.catalog, after)
     moving = _taken_over(book, items, renamed, after, before.id)
@@ -66,7 +70,7 @@ def apply_product_event(book: Book, operation: ApplyProductEvent, cause: Cause) 
     for item in moving:
         _remap(book, item, before.id, after, cause)
     _rename(book, items, renamed, cause)
-    reason = _ensure(book, after, operation, cause) if event.event_type == "ProductCreated" else None
+    reason = _ensure(book, after, operation, cause) if creates else None
     _set_status(book, items, before.catalog, after, cause)
     outcome = EventOutcome(verdict="SKIPPED" if reason else "APPLIED", reason=reason)
     book.events_seen.add(event.event_id)

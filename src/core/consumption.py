@@ -16,10 +16,19 @@ from typing import Any
 import msgspec
 
 from core.catalog import ACTOR
-from core.errors import InventoryError, OutcomeUnknown, Unavailable, UnsupportedVersion, ValidationFailed
+from core.errors import (
+    InventoryError,
+    OutcomeUnknown,
+    ProductServiceProtocolError,
+    ProductServiceUnavailable,
+    Unavailable,
+    UnsupportedVersion,
+    ValidationFailed,
+)
 from core.events import PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
 from core.fields import Word
-from core.operations import ApplyProductEvent, EventOutcome, EventPolicy, Request
+from core.operations import EventOutcome, Request
+from core.products import Products
 from core.writer import Writer
 from ports.broker import Broker, Delivery, Message, Verdict
 from ports.dead_letters import DeadLetter
@@ -40,15 +49,14 @@ class ProductEvents:
     """Consumes the product events' queue.
 
     Args:
-        policy: what ProductCreated leads to.
         process: who we are, for the record of attempts.
     """
 
-    def __init__(self, store: Store, broker: Broker, writer: Writer, policy: EventPolicy, *, process: str = "") -> None:
+    def __init__(self, store: Store, broker: Broker, writer: Writer, products: Products, *, process: str = "") -> None:
         self._store = store
         self._broker = broker
         self._writer = writer
-        self._policy = policy
+        self._products = products
         self._process = process
         self._consuming = AsyncExitStack()
 
@@ -72,19 +80,21 @@ class ProductEvents:
             attempts += 1
             try:
                 return await self._apply(message, event)
-            except (Unavailable, OutcomeUnknown) as error:
+            except (Unavailable, OutcomeUnknown, ProductServiceProtocolError) as error:
                 # Its eventId makes a second try harmless, also after a commit that was lost sight of.
                 if attempts == 1:
                     _log.warning("Product event %s has to wait: %s", event.event_id, error.detail)
-                # An outage of the store itself fills no dead letters: there is nowhere to park.
-                if attempts >= _TRIES and await self._parked(self._letter(message, error, attempts=attempts)):
+                # An outage fills no dead letters: of the store there is nowhere to park, of the Product Service it
+                # would be every event there is.
+                hopeless = attempts >= _TRIES and not isinstance(error, ProductServiceUnavailable)
+                if hopeless and await self._parked(self._letter(message, error, attempts=attempts)):
                     return Verdict.DONE
             except InventoryError as error:
                 return await self._park(self._letter(message, error, attempts=attempts))
             await _pause(attempts)
 
     async def _apply(self, message: Message, event: ProductEvent) -> Verdict:
-        await apply(self._writer, message, event, self._policy)
+        await apply(self._writer, message, event, self._products)
         return Verdict.DONE
 
     def _letter(self, message: Message, error: InventoryError, *, attempts: int) -> DeadLetter:
@@ -113,14 +123,14 @@ async def _pause(tries: int) -> None:
     await asyncio.sleep(random.uniform(0.1, min(_PAUSE_SECONDS_MAX, 0.2 * 2 ** min(tries, 10))))
 
 
-async def apply(writer: Writer, message: Message, event: ProductEvent, policy: EventPolicy) -> EventOutcome:
+async def apply(writer: Writer, message: Message, event: ProductEvent, products: Products) -> EventOutcome:
     """Have the product event of a message applied, and return what that led to.
 
     Raises:
-        InventoryError: it was refused, or nothing was done; see ``Writer.submit``.
+        InventoryError: it was refused, or nothing was done; see ``Products.operation`` and ``Writer.submit``.
     """
     request = Request(
-        operations=(ApplyProductEvent(event=event, policy=policy),),
+        operations=(await products.operation(event),),
         actor=ACTOR,
         correlation_id=_correlation_id(message, event),
         size=len(message.body),

@@ -345,10 +345,14 @@ class EventPolicy(Struct, frozen=True, kw_only=True):
 
 
 class ApplyProductEvent(Struct, frozen=True, kw_only=True):
-    """Bring the items of a product in line with what the Product Service says of it."""
+    """Bring the items of a product in line with what the Product Service says of it.
+
+    ``ensure`` makes its items as ProductCreated does: it is the first we hear of the product, however late.
+    """
 
     event: ProductEvent
     policy: EventPolicy
+    ensure: bool = False
 
 
 class EventOutcome(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from core.consumption import apply, decode, letter_of
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
-from core.operations import EventPolicy
+from core.products import Products
 from core.writer import Writer
 from ports.dead_letters import Claimed, Settlement
 from ports.store import Store
@@ -49,14 +49,13 @@ class Redelivery:
     """Tries dead letters again.
 
     Args:
-        policy: what ProductCreated leads to.
         process: who we are, for claims and the record of attempts.
     """
 
-    def __init__(self, store: Store, writer: Writer, policy: EventPolicy, *, process: str) -> None:
+    def __init__(self, store: Store, writer: Writer, products: Products, *, process: str) -> None:
         self._store = store
         self._writer = writer
-        self._policy = policy
+        self._products = products
         self._process = process
         self._task: asyncio.Task[None] | None = None
 
@@ -106,7 +105,7 @@ class Redelivery:
             if claimed.lapses >= LAPSES_MAX:
                 raise CrashLoop(f"It was in hand {claimed.lapses} times and nobody told what became of it.")
             message = claimed.message
-            outcome = await apply(self._writer, message, decode(message), self._policy)
+            outcome = await apply(self._writer, message, decode(message), self._products)
         except (Unavailable, OutcomeUnknown) as error:
             # Its eventId makes another try harmless, also after a commit that was lost sight of.
             return self._failed(claimed, error, retry_seconds=pause(claimed.attempts))

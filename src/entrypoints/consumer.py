@@ -14,6 +14,7 @@ from core.delivery import Relay
 from core.errors import Conflict
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
+from core.products import Products
 from core.redelivery import Redelivery
 from core.snapshots import Snapshots
 from core.writer import Writer
@@ -57,7 +58,8 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
     """
     store, broker = await container.get(Store), await container.get(Broker)
     relay, events = await container.get(Relay), await container.get(ProductEvents)
-    loops = (relay, events, await container.get(Redelivery), await container.get(Housekeeper))
+    redelivery, products = await container.get(Redelivery), await container.get(Products)
+    loops = (relay, events, redelivery, products, await container.get(Housekeeper))
 
     async def start() -> None:
         await process.until_done(store.migrate if prepares else lambda: _check_store(store), "relaying")

@@ -143,30 +143,26 @@ class UseCases(Provider):
         return Relay(store, broker, owner=self._owner, required_events=frozenset(self._config.required_events))
 
     @provide
-    def policy(self) -> EventPolicy:
-        """Say what a new product leads to."""
+    def products(self, catalog: ProductCatalog, store: Store) -> Products:
+        """Make the judge of products."""
         config = self._config
-        return EventPolicy(
+        making = EventPolicy(
             auto_create=config.auto_create_on_product_creation,
             warehouse_ids=config.default_warehouses,
             reorder_threshold=config.default_reorder_threshold,
             target_stock_level=config.default_target_stock_level,
         )
+        return Products(catalog, store, policy=config.policy, making=making)
 
     @provide
-    def product_events(self, store: Store, broker: Broker, writer: Writer, policy: EventPolicy) -> ProductEvents:
+    def product_events(self, store: Store, broker: Broker, writer: Writer, products: Products) -> ProductEvents:
         """Make the consumer of product events."""
-        return ProductEvents(store, broker, writer, policy, process=self._owner)
+        return ProductEvents(store, broker, writer, products, process=self._owner)
 
     @provide
-    def redelivery(self, store: Store, writer: Writer, policy: EventPolicy) -> Redelivery:
+    def redelivery(self, store: Store, writer: Writer, products: Products) -> Redelivery:
         """Make what tries dead letters again."""
-        return Redelivery(store, writer, policy, process=self._owner)
-
-    @provide
-    def products(self, catalog: ProductCatalog, store: Store) -> Products:
-        """Make the judge of products."""
-        return Products(catalog, store, policy=self._config.policy)
+        return Redelivery(store, writer, products, process=self._owner)
 
     @provide
     def catalog_watch(self, catalog: ProductCatalog) -> CatalogWatch:

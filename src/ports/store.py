@@ -18,6 +18,7 @@ from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, ExpectedReceipt, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
+from ports.product_records import ProductRecords
 
 T = TypeVar("T")
 BACKLOG_MAX = 10_000
@@ -196,7 +197,7 @@ class Backlog(Struct, frozen=True):
     oldest_at: datetime | None
 
 
-class Store(DeadLetterStore, Protocol):
+class Store(DeadLetterStore, ProductRecords, Protocol):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:

@@ -16,6 +16,7 @@ from adapters.sql import schema, tables
 from adapters.sql.database import Database
 from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.outbox import SqlOutbox
+from adapters.sql.product_records import SqlProductRecords
 from adapters.sql.reconciliation import SqlReconciliation
 from adapters.sql.retries import SqlRetries
 from adapters.sql.transaction import (
@@ -82,7 +83,7 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation):
+class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:

@@ -276,6 +276,15 @@ Index(
     sqlite_where=text("position IS NOT NULL"),
 )
 
+product_check = Table(
+    "product_check",
+    metadata,
+    Column("product_id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("owed_at", UtcTime, nullable=False),
+    Column("checked_at", UtcTime),
+)
+
 inbox = Table(
     "inbox",
     metadata,

@@ -50,6 +50,7 @@ ACCESS: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/expected-receipts/{id}/receive"): _MANAGE,
     ("POST", "/expected-receipts/{id}/cancel"): _MANAGE,
     ("GET", "/admin/product-service"): _MANAGE,
+    ("GET", "/admin/product-service/checks"): _MANAGE,
     ("PUT", "/admin/product-service/circuit"): _ADMIN,
     ("GET", "/admin/dead-letters"): _MANAGE,
     ("GET", "/admin/dead-letters/groups"): _MANAGE,

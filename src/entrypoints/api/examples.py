@@ -62,6 +62,7 @@ from entrypoints.api.problems import (
     document,
 )
 from ports.catalog import Condition
+from ports.product_records import ProductCheck
 
 _ITEM = "inv_01GXYZ234DEF"
 _PRODUCT = "prod_01FXYZ789ABC"
@@ -253,6 +254,7 @@ _TOLD: tuple[Any, ...] = (
         checked_at=_AT,
         calls=Condition(circuit="CLOSED", forced=False, calls=20, failures=1),
     ),
+    ProductCheck(product_id=_PRODUCT, status="PENDING", owed_at=_AT, checked_at=None),
     ProblemKind("/problems/not-found", "not_found", "Not found", 404, "The thing named does not exist; name another."),
     Warehouse(
         id=_WAREHOUSE,

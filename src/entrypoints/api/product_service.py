@@ -10,8 +10,11 @@ from msgspec import Struct
 
 from core.catalog_watch import CatalogHealth, CatalogWatch
 from entrypoints.api.bodies import Strict
-from entrypoints.api.replies import Reply, answers, ok
+from entrypoints.api.parameters import Limit
+from entrypoints.api.replies import Reply, answers, ok, page
 from ports.catalog import ProductCatalog
+from ports.product_records import ProductCheck
+from ports.store import Page, Store
 
 _ANSWER = answers(CatalogHealth, name="ProductServiceSuccess")
 
@@ -28,7 +31,7 @@ class ProductServicePlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the routes."""
         app_config.route_handlers.append(
-            DishkaRouter("/admin/product-service", route_handlers=[look, force], tags=["Administration"])
+            DishkaRouter("/admin/product-service", route_handlers=[look, list_checks, force], tags=["Administration"])
         )
         return app_config
 
@@ -37,6 +40,15 @@ class ProductServicePlugin(InitPlugin):
 async def look(watch: FromDishka[CatalogWatch]) -> Reply:
     """Tell how the Product Service is, and how this process's calls to it fare."""
     return ok(watch.health)
+
+
+@get("/checks", operation_id="listProductChecks", responses=answers(ProductCheck, name="ProductCheckList", listed=True))
+async def list_checks(store: FromDishka[Store], limit: Limit = 50) -> Reply:
+    """List the products that were taken on trust while the Product Service was away, the oldest first.
+
+    They are checked by themselves when it is back; what it has leaves the list, what it has not stays as `MISSING`.
+    """
+    return page(Page(tuple(await store.product_checks(limit=limit)), None))
 
 
 @put("/circuit", operation_id="forceCircuit", responses=_ANSWER)
