@@ -344,6 +344,6 @@ async def test_availability_follows_an_item(processes: list[Process], item: Item
     reads = [process.store.reads["prod_1"] for process in processes]
     await processes[0].change(Receive(inventory_item_id=item.id, quantity=5))
 
-    answer = await processes[0].inventory.availability(item.id, quantity=35, all_warehouses=True)
+    answer = (await processes[0].inventory.availability(item.id, quantity=35, all_warehouses=True)).data
     assert (answer.is_available, answer.available_quantity) == (True, 35)
     assert processes[0].store.reads["prod_1"] == reads[0] + 1

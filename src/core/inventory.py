@@ -1,25 +1,29 @@
 """Questions about stock: how many, where, by when. Reads only; changes go through the writer."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from msgspec import UNSET
+
+from core.availability import Availability, Counted, Explanation, ProductAvailability, decide, lead_time, shipping
 from core.errors import NotFound
+from core.projection import Step, available_by, earliest, project
 from core.snapshots import Sight, Snapshots
 from core.stock import (
-    Availability,
     Balance,
+    Hold,
     Item,
     ProductBalance,
     ProductInventory,
-    Warehouse,
     WarehouseInventory,
-    lead_time_text,
     restock_expected,
 )
 from ports.store import Store
 
 T = TypeVar("T")
+ANSWERS_MAX = 16
+"""How many different answers about one product are kept near."""
+_GLANCES = 3
 
 
 class Answer(Generic[T]):
@@ -50,12 +54,15 @@ class Inventory:
             Unavailable: the store is away.
         """
         sight = self._snapshots.near(product_id) or await self._product(product_id)
-        if sight.answer is None:
-            sight.answer = Answer(_by_product(sight), f"{sight.stock.product.revision}.{sight.table.revision}")
-        answer: Answer[ProductInventory] = sight.answer
+        answer: Answer[ProductInventory] | None = sight.answers.get(None)
+        if answer is None:
+            tag = f"{sight.stock.product.revision}.{sight.table.revision}"
+            answer = sight.answers[None] = Answer(_by_product(sight), tag)
         return answer
 
-    async def availability(self, item_id: str, *, quantity: int, all_warehouses: bool) -> Availability:
+    async def availability(
+        self, item_id: str, *, quantity: int, all_warehouses: bool, explain: bool = False
+    ) -> Answer[Availability]:
         """Say whether ``quantity`` units of the item's SKU can be had now, here or in all warehouses together.
 
         Raises:
@@ -65,20 +72,57 @@ class Inventory:
         sight = await self._snapshots.product_of(item_id)
         if sight is None:
             raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
+        question = (item_id, quantity, all_warehouses)
+        if not explain and (known := sight.answers.get(question)) is not None:
+            answer: Answer[Availability] = known
+            return answer
         (asked,) = (item for item in sight.stock.items if item.id == item_id)
         same_sku = tuple(item for item in sight.stock.items if item.sku == asked.sku)
-        items = same_sku if all_warehouses else (asked,)
-        available = sum(item.available for item in items)
-        enough = available >= quantity
-        return Availability(
-            is_available=enough,
-            available_quantity=available,
-            requested_quantity=quantity,
-            lead_time_estimate=lead_time_text(shipping(items, sight.table.by_id.values(), quantity))
-            if enough
-            else None,
-            restock_expected=restock_expected(items, sight.stock.supplies, datetime.now(UTC)),
+        view = View(sight, same_sku if all_warehouses else (asked,), quantity)
+        return view.answer(question, Availability(**view.facts(), **view.explained(wanted=explain)))
+
+    async def product_availability(
+        self, product_id: str, *, sku: str | None, quantity: int, by: datetime | None, explain: bool = False
+    ) -> Answer[ProductAvailability]:
+        """Say whether ``quantity`` units of a product, or one SKU of it, can be had: now, by an instant, or from when.
+
+        Raises:
+            NotFound: nothing is known of the product, or it has no such SKU.
+            Unavailable: the store is away.
+        """
+        sight = self._snapshots.near(product_id) or await self._product(product_id)
+        question = (sku, quantity)
+        if not explain and by is None and (known := sight.answers.get(question)) is not None:
+            answer: Answer[ProductAvailability] = known
+            return answer
+        view = _of_product(sight, sku, quantity)
+        if view.is_available and by is None:
+            facts = {**view.facts(), "product_id": product_id, "sku": sku, "earliest_available": sight.read_at}
+            return view.answer(question, ProductAvailability(**facts, **view.explained(wanted=explain)))
+        sight, holds = await self._with_holds(sight)
+        view = _of_product(sight, sku, quantity)
+        steps = project(view.items, sight.stock.supplies, holds, view.now)
+        return Answer(
+            ProductAvailability(
+                **view.facts(),
+                **view.explained(wanted=explain, steps=steps),
+                product_id=product_id,
+                sku=sku,
+                earliest_available=earliest(steps, quantity),
+                available_by=UNSET if by is None else available_by(steps, by),
+            ),
+            view.tag,
         )
+
+    async def _with_holds(self, sight: Sight) -> tuple[Sight, tuple[Hold, ...]]:
+        """Return the product with what is held of it, both as of one revision where it stands still for a moment."""
+        product_id = sight.stock.product.id
+        for _ in range(_GLANCES):
+            revision, holds = await self._store.holds(product_id)
+            if revision == sight.stock.product.revision:
+                break
+            sight = await self._snapshots.fresh(product_id) or sight
+        return sight, holds
 
     async def item_as_of(self, item_id: str, at: datetime) -> Balance:
         """Return what was on record of an item at ``at``.
@@ -137,12 +181,82 @@ def _by_product(sight: Sight) -> ProductInventory:
     )
 
 
-def shipping(items: Iterable[Item], warehouses: Iterable[Warehouse], quantity: int) -> list[Warehouse]:
-    """Return the warehouses that would ship ``quantity`` units, the first in priority taken as far as it goes."""
-    chosen = []
-    by_place = {item.warehouse_id: item.available for item in items if item.available}
-    for warehouse in sorted(warehouses, key=lambda warehouse: (warehouse.priority, warehouse.id)):
-        if quantity > 0 and (here := by_place.get(warehouse.id)):
-            chosen.append(warehouse)
-            quantity -= here
-    return chosen
+class View:
+    """Some items of a product, looked at with a quantity in mind."""
+
+    def __init__(self, sight: Sight, items: tuple[Item, ...], quantity: int) -> None:
+        self.sight = sight
+        self.items = items
+        self.quantity = quantity
+        self.now = datetime.now(UTC)
+        self.available = sum(item.available for item in items)
+        self.is_available = self.available >= quantity
+        self.decision = decide(self.available, quantity, sight.stock.product.low_stock_threshold)
+        self.ships = shipping(items, sight.table.by_id.values(), quantity)
+        self.tag = f"{sight.stock.product.revision}.{sight.table.revision}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what every availability tells."""
+        restock = restock_expected(self.items, self.sight.stock.supplies, self.now)
+        warehouses = [self.sight.table.by_id[id] for id in self.ships]
+        return {
+            "is_available": self.is_available,
+            "available_quantity": self.available,
+            "requested_quantity": self.quantity,
+            "lead_time_estimate": lead_time(self.decision, warehouses, restock),
+            "restock_expected": restock,
+            "display_status": self.decision.status,
+            "message": self.decision.message,
+            "low_stock_threshold": self.sight.stock.product.low_stock_threshold,
+        }
+
+    def explained(self, *, wanted: bool, steps: list[Step] | None = None) -> dict[str, Any]:
+        """Return the explanation, if it is wanted."""
+        if not wanted:
+            return {}
+        product, left = self.sight.stock.product, dict(self.ships)
+        counted = []
+        for item in self.items:
+            ships = min(item.available, left.get(item.warehouse_id, 0))
+            left[item.warehouse_id] = left.get(item.warehouse_id, 0) - ships
+            counted.append(
+                Counted(
+                    inventory_item_id=item.id,
+                    sku=item.sku,
+                    warehouse_id=item.warehouse_id,
+                    warehouse_name=self.sight.table.by_id[item.warehouse_id].name,
+                    quantity_on_hand=item.on_hand,
+                    quantity_reserved=item.reserved,
+                    safety_stock=item.safety_stock,
+                    quantity_available=item.available,
+                    status=item.status,
+                    ships=ships,
+                )
+            )
+        explanation = Explanation(
+            rule=self.decision.rule,
+            revision=product.revision,
+            sequence=product.sequence,
+            read_at=self.sight.read_at,
+            age_seconds=round(max((self.now - self.sight.read_at).total_seconds(), 0.0), 3),
+            source=self.sight.source,
+            items=tuple(counted),
+            projection=UNSET if steps is None else tuple(steps),
+        )
+        return {"explanation": explanation}
+
+    def answer(self, question: Any, data: T) -> Answer[T]:
+        """Return the answer, and keep it where it can be told again."""
+        answer = Answer(data, self.tag)
+        explanation = getattr(data, "explanation", UNSET)
+        if explanation is UNSET and len(self.sight.answers) < ANSWERS_MAX:
+            self.sight.answers[question] = answer
+        return answer
+
+
+def _of_product(sight: Sight, sku: str | None, quantity: int) -> View:
+    items = sight.stock.items
+    if sku is not None and not (items := tuple(item for item in items if item.sku == sku)):
+        product_id = sight.stock.product.id
+        raise NotFound(f"Product {product_id} has no SKU {sku}.", productId=product_id, sku=sku)
+    return View(sight, items, quantity)

@@ -68,10 +68,10 @@ class _Read(Struct, Generic[T], frozen=True):
 class Sight:
     """A product as it is seen: its stock, the warehouses, and when and where that was read.
 
-    ``answer`` is whatever the reader has made of it and wants to find again.
+    ``answers`` are what a reader has made of it and wants to find again.
     """
 
-    __slots__ = ("answer", "read_at", "source", "stock", "table", "until")
+    __slots__ = ("answers", "read_at", "source", "stock", "table", "until")
 
     def __init__(self, read: "_Read[ProductStock]", table: Table, *, source: Source) -> None:
         self.stock = read.value
@@ -79,7 +79,7 @@ class Sight:
         self.read_at = read.read_at
         self.source = source
         self.until = read.until
-        self.answer: Any = None
+        self.answers: dict[Any, Any] = {}
 
 
 class _Packed(Struct, frozen=True):
@@ -137,7 +137,7 @@ class Snapshots:
         if sight.table is not table.value:
             if not table.value.covers(sight.stock):
                 return None
-            sight.table, sight.answer = table.value, None
+            sight.table, sight.answers = table.value, {}
         return sight
 
     async def product(self, product_id: str) -> Sight | None:
@@ -147,6 +147,17 @@ class Snapshots:
             Unavailable: nothing near knows, and the store is away.
         """
         return self.near(product_id) or await self._join(product_id)
+
+    async def fresh(self, product_id: str) -> Sight | None:
+        """Return the sight of a product as the store has it now, None when the store does not know it.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        read = (await self._from_store([product_id])).get(product_id)
+        if read is None:
+            return None
+        return Sight(read, (await self._table_from_store()).value, source="store")
 
     async def product_of(self, item_id: str) -> Sight | None:
         """Return the sight of the product an item belongs to, None when there is no such item.

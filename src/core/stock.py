@@ -306,6 +306,14 @@ class Supply(Struct, frozen=True):
     expected_at: datetime
 
 
+class Hold(Struct, frozen=True):
+    """Units of an item that are held until ``expires_at``, unless they are confirmed before."""
+
+    inventory_item_id: str
+    quantity: int
+    expires_at: datetime
+
+
 class Balance(Struct, frozen=True, rename="camel", kw_only=True):
     """What was on record of an item at an instant, and the ledger row that made it so (rule R12)."""
 
@@ -352,16 +360,6 @@ class ProductInventory(Struct, frozen=True, rename="camel"):
     warehouse_inventory: tuple[WarehouseInventory, ...]
     sequence: int
     restock_expected: datetime | None = None
-
-
-class Availability(Struct, frozen=True, rename="camel"):
-    """The specification's answer to "can I have so many of this"."""
-
-    is_available: bool
-    available_quantity: int
-    requested_quantity: int
-    lead_time_estimate: str | None
-    restock_expected: datetime | None
 
 
 def restock_expected(

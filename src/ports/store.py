@@ -16,7 +16,7 @@ from core.book import Book
 from core.events import OutboxRow
 from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
-from core.stock import Balance, ExpectedReceipt, Item, Product, Reservation, StockTransaction, Supply, Warehouse
+from core.stock import Balance, ExpectedReceipt, Hold, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
 from ports.product_records import ProductRecords
 
@@ -256,6 +256,13 @@ class Store(DeadLetterStore, ProductRecords, Protocol):
 
         Raises:
             ValidationFailed: the cursor is not one of ours.
+        """
+        ...
+
+    async def holds(self, product_id: str) -> tuple[int, tuple[Hold, ...]]:
+        """Return the product's revision and what is held of its items for a time, as of one moment.
+
+        Nothing, as of revision 0, when there is no such product.
         """
         ...
 

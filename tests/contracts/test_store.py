@@ -38,7 +38,7 @@ from core.operations import (
 )
 from core.reservations import expire_due
 from core.rules import decide
-from core.stock import Item, LeadTime, Reservation
+from core.stock import Hold, Item, LeadTime, Reservation
 from ports.broker import Message
 from ports.dead_letters import DeadLetter
 from ports.store import (
@@ -562,6 +562,31 @@ async def test_a_cursor_of_another_list_is_refused(store: Store) -> None:
             await store.items(ANYTHING, cursor=cursor, limit=1)
     with pytest.raises(ValidationFailed):
         await store.ledger(item.id, cursor=of_items, limit=1)
+
+
+async def test_holds_are_told_with_the_revision_they_belong_to(store: Store) -> None:
+    """What is held for a time of a product's items, less what has left; not what is confirmed or another product's."""
+    item, south = await stocked(store, 9), await stocked(store, 5, warehouse="wh_2")
+    other = await stocked(store, 9, product="prod_2", sku="OTHER")
+    both = await hold(store, item, south)
+    await hold(store, other)
+    for operation in (
+        Confirm(reservation_id=(await hold(store, item)).id),
+        Release(reservation_id=(await hold(store, item)).id),
+    ):
+        async with batch(store, "prod_1", reservation_ids={operation.reservation_id}, whole_products={"prod_1"}) as (
+            transaction,
+            book,
+        ):
+            decide(book, operation, CAUSE)
+            assert await transaction.save(book, [])
+
+    revision, holds = await store.holds("prod_1")
+
+    assert revision == (await store.products(["prod_1"]))["prod_1"].product.revision
+    assert both.expires_at is not None
+    assert {*holds} == {Hold(item.id, 1, both.expires_at), Hold(south.id, 1, both.expires_at)}
+    assert await store.holds("nobody") == (0, ())
 
 
 async def test_warehouses_come_by_priority_then_id(store: Store) -> None:

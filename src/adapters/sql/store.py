@@ -34,6 +34,7 @@ from core.stock import (
     LOW_STOCK_THRESHOLD,
     Balance,
     ExpectedReceipt,
+    Hold,
     Item,
     Reservation,
     StockTransaction,
@@ -204,6 +205,21 @@ class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProd
             ids = list((await connection.execute(statement)).scalars())
             found = {each.id: each for each in await read_reservations(self.database, connection, ids)}
         return _page([found[id] for id in ids], limit, "reservation", lambda reservation: reservation.id)
+
+    async def holds(self, product_id: str) -> tuple[int, tuple[Hold, ...]]:
+        """By the index of the lines that hold something; a product without holds comes as one row."""
+        product, item = tables.product, tables.inventory_item
+        table, line = tables.reservation, tables.reservation_line
+        gone = line.c.fulfilled_quantity + line.c.released_quantity
+        holding = and_(line.c.inventory_item_id == item.c.id, line.c.quantity > gone)
+        held = and_(table.c.id == line.c.reservation_id, table.c.status == tables.HELD)
+        rows = await self._all(
+            select(product.c.revision, item.c.id, line.c.quantity - gone, table.c.expires_at)
+            .outerjoin_from(product, item.join(line, holding).join(table, held), item.c.product_id == product.c.id)
+            .where(product.c.id == product_id)
+        )
+        holds = tuple(Hold(*row[1:]) for row in rows if row[1] is not None)
+        return (rows[0][0] if rows else 0), holds
 
     async def expected_receipt(self, id: str) -> ExpectedReceipt | None:
         """By primary key."""

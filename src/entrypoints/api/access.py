@@ -33,6 +33,7 @@ ACCESS: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/warehouses"): _MANAGE,
     ("GET", "/warehouses/{id}"): _MANAGE,
     ("PATCH", "/warehouses/{id}"): _MANAGE,
+    ("GET", "/products/{productId}/availability"): _QUERY,
     ("GET", "/products/{productId}"): _MANAGE,
     ("PATCH", "/products/{productId}"): _MANAGE,
     ("POST", "/stock-operations"): _MANAGE,

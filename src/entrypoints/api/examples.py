@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from core.availability import Availability, Counted, Explanation, ProductAvailability
 from core.catalog_watch import CatalogHealth
 from core.errors import (
     AlreadyExists,
@@ -32,8 +33,8 @@ from core.errors import (
     VersionConflict,
 )
 from core.operations import StockChange
+from core.projection import Step
 from core.stock import (
-    Availability,
     Balance,
     Catalog,
     ExpectedReceipt,
@@ -285,7 +286,53 @@ _TOLD: tuple[Any, ...] = (
         updated_at=_AT,
     ),
     ProductInventory(73, 2, False, False, (WarehouseInventory(_ITEM, _WAREHOUSE, "North Seattle", 73, 2),), 3),
-    Availability(True, 73, 2, "1-2 days", None),
+    Availability(
+        is_available=True,
+        available_quantity=73,
+        requested_quantity=2,
+        lead_time_estimate="1-2 days",
+        restock_expected=None,
+        display_status="IN_STOCK",
+        message="In Stock",
+        low_stock_threshold=10,
+    ),
+    ProductAvailability(
+        product_id=_PRODUCT,
+        sku=None,
+        is_available=False,
+        available_quantity=3,
+        requested_quantity=5,
+        lead_time_estimate=None,
+        restock_expected=_AT + timedelta(days=2),
+        display_status="LIMITED_AVAILABILITY",
+        message="Only 3 available",
+        low_stock_threshold=10,
+        earliest_available=_AT + timedelta(days=2),
+        available_by=28,
+        explanation=Explanation(
+            rule="available 3 < requested 5",
+            revision=12,
+            sequence=9,
+            read_at=_AT,
+            age_seconds=0.0,
+            source="store",
+            items=(
+                Counted(
+                    inventory_item_id=_ITEM,
+                    sku="WIDGET-2",
+                    warehouse_id=_WAREHOUSE,
+                    warehouse_name="North Seattle",
+                    quantity_on_hand=5,
+                    quantity_reserved=2,
+                    safety_stock=0,
+                    quantity_available=3,
+                    status="ACTIVE",
+                    ships=0,
+                ),
+            ),
+            projection=(Step(_AT, 3), Step(_AT + timedelta(days=2), 28)),
+        ),
+    ),
     Reservation(
         id=_RESERVATION,
         status="HELD",

@@ -43,6 +43,13 @@ Quantity: TypeAlias = Annotated[int, QueryParameter(ge=1, le=QUANTITY_MAX, descr
 CheckAllWarehouses: TypeAlias = Annotated[
     bool, QueryParameter(name="checkAllWarehouses", description="Check across all warehouses.")
 ]
+Explain: TypeAlias = Annotated[
+    bool, QueryParameter(description="Tell the rule, its numbers, and how fresh they are and where from.")
+]
+SkuChoice: TypeAlias = Annotated[
+    str | None,
+    QueryParameter(name="sku", max_length=_WORD_MAX, pattern=_PRINTABLE, description="Only this SKU of the product."),
+]
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=200, description="How many rows at most.")]
 Cursor: TypeAlias = Annotated[
     str | None, QueryParameter(pattern=r"^[!-~]{1,500}$(?!\n)", description="nextCursor of the page before.")
@@ -64,6 +71,9 @@ ActorFilter: TypeAlias = Annotated[
 _WHEN = "RFC 3339 with an offset, such as 2026-11-23T10:00:00Z."
 AsOf: TypeAlias = Annotated[
     str | None, QueryParameter(name="asOf", format="date-time", description=f"What was on record then. {_WHEN}")
+]
+By: TypeAlias = Annotated[
+    str | None, QueryParameter(name="by", description=f"Also tell how many can be had by then. {_WHEN}")
 ]
 Since: TypeAlias = Annotated[
     str | None, QueryParameter(name="since", format="date-time", description=f"Recorded then or later. {_WHEN}")

@@ -1,4 +1,4 @@
-"""The specification's two endpoints, as the Product Service calls them."""
+"""What the Product Service asks: the specification's two questions, and the second one of a whole product."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from litestar import Request, get
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
-from core.inventory import Inventory
-from core.stock import Availability, ProductInventory
+from core.availability import Availability, ProductAvailability
+from core.inventory import Answer, Inventory
+from core.stock import ProductInventory
 from entrypoints.api.headers import knows
-from entrypoints.api.parameters import CheckAllWarehouses, Id, ProductId, Quantity
+from entrypoints.api.parameters import By, CheckAllWarehouses, Explain, Id, ProductId, Quantity, SkuChoice, instant
 from entrypoints.api.replies import Reply, answers, not_modified, ok
 
 
@@ -19,9 +20,10 @@ class QueriesPlugin(InitPlugin):
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Add the routes."""
-        app_config.route_handlers.append(
-            DishkaRouter("/inventory-items", route_handlers=[by_product, availability], tags=["Queries"])
-        )
+        app_config.route_handlers += [
+            DishkaRouter("/inventory-items", route_handlers=[by_product, availability], tags=["Queries"]),
+            DishkaRouter("/products", route_handlers=[product_availability], tags=["Queries"]),
+        ]
         return app_config
 
 
@@ -35,10 +37,7 @@ async def by_product(request: Request[Any, Any, Any], product_id: ProductId, inv
     answer = await inventory.by_product(product_id)
     if knows(request.scope, answer.tag):
         return not_modified(answer.tag)
-    reply: Reply | None = answer.encoded
-    if reply is None:
-        reply = answer.encoded = ok(answer.data, version=answer.tag)
-    return reply
+    return _told(answer, tagged=True)
 
 
 @get(
@@ -52,6 +51,39 @@ async def availability(
     *,
     quantity: Quantity = 1,
     check_all_warehouses: CheckAllWarehouses = True,
+    explain: Explain = False,
 ) -> Reply:
-    """Check real-time availability: whether the quantity can be had now, of the item's SKU."""
-    return ok(await inventory.availability(item_id, quantity=quantity, all_warehouses=check_all_warehouses))
+    """Check real-time availability: whether the quantity can be had now, of the item's SKU, and what to display."""
+    answer = await inventory.availability(
+        item_id, quantity=quantity, all_warehouses=check_all_warehouses, explain=explain
+    )
+    return _told(answer)
+
+
+@get(
+    "/{productId:str}/availability",
+    operation_id="checkProductAvailability",
+    responses=answers(ProductAvailability, name="ProductAvailabilitySuccess"),
+)
+async def product_availability(
+    product_id: ProductId,
+    inventory: FromDishka[Inventory],
+    *,
+    quantity: Quantity = 1,
+    sku: SkuChoice = None,
+    by: By = None,
+    explain: Explain = False,
+) -> Reply:
+    """Check availability of a product, or one SKU of it: what to display, from when on, and how many by an instant."""
+    answer = await inventory.product_availability(
+        product_id, sku=sku, quantity=quantity, by=instant(by, "by"), explain=explain
+    )
+    return _told(answer)
+
+
+def _told(answer: Answer[Any], *, tagged: bool = False) -> Reply:
+    """Return an answer, encoded once however often it is told."""
+    reply: Reply | None = answer.encoded
+    if reply is None:
+        reply = answer.encoded = ok(answer.data, version=answer.tag if tagged else None)
+    return reply
