@@ -9,6 +9,7 @@ import pytest
 from services import Postgres, RabbitMQ, Redis
 from sharing import AnyServer, Keeper, borrowed
 
+pytest_plugins = ["secrecy"]
 SERVERS = {"postgres", "rabbitmq", "redis"}
 LONGEST = ("test_broker_away", "test_store_properties", "test_race", "test_rabbitmq", "test_rules_properties")
 """Modules begun with, so that of several processes none is busy long after the others."""

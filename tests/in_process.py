@@ -10,6 +10,7 @@ import msgspec
 from dishka import AsyncContainer
 from litestar import Litestar
 from litestar.plugins import InitPlugin
+from secrecy import secret
 
 from adapters.tokens import mint
 from core.writer import Writer
@@ -18,7 +19,7 @@ from entrypoints.config import Config
 from entrypoints.wiring import make_container
 from ports.store import Store
 
-SECRET = "a secret that only these tests know and long enough"
+SECRET = secret("a secret that only these tests know and long enough")
 ADMIN, OPERATOR, PRODUCT_SERVICE = "inventory-admin", "inventory-operator", "product-service"
 
 

@@ -1,6 +1,6 @@
 """The real ``inventory`` command in the hands of the tests: subprocesses on free loopback ports, told what to lean on.
 
-What they log is printed when the test that started them fails.
+What they log is searched for secrets, and printed when the test that started them fails.
 """
 
 import atexit
@@ -18,11 +18,12 @@ from typing import Any, Self
 
 import httpx2
 import psutil
+import secrecy
 from private_server import LOOPBACK, Server, free_port
 
 from adapters.tokens import mint
 
-SECRET = "known-to-the-tests-and-to-nobody-else"
+SECRET = secrecy.secret("known-to-the-tests-and-to-nobody-else")
 COMMAND = Path(sys.executable).with_name("inventory")
 _LINES_SHOWN = 50
 
@@ -82,6 +83,12 @@ class Service(Server):
         """A client with an administrator's token, to be closed."""
         return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {token()}"}, trust_env=False)
 
+    def _discard(self) -> None:
+        self.stop()
+        told = self.logged()
+        super()._discard()
+        secrecy.check(told)
+
     def _own_url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
 
@@ -129,7 +136,7 @@ class Fleet:
 def token(role: str = "inventory-admin") -> str:
     """A token with this role; an administrator may do everything."""
     issuer = audience = "inventory-service"
-    return mint(SECRET, issuer=issuer, audience=audience, subject="tests", roles=[role], lifetime=3_600)
+    return secrecy.secret(mint(SECRET, issuer=issuer, audience=audience, subject="tests", roles=[role], lifetime=3_600))
 
 
 def environment(**settings: Any) -> dict[str, str]:

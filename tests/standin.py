@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from secrecy import secret
+
 from adapters.tokens import KeyRing, Verifier, mint
 from core.events import ProductVariant
 from entrypoints.demo.product_service import NewProduct, ProductService
 
-SECRET = "what the Product Service and the Inventory Service share"
+SECRET = secret("what the Product Service and the Inventory Service share")
 AUDIENCE = "product-service"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+import secrecy
 from private_server import LOOPBACK, free_port
 from service import COMMAND, SECRET, Service, environment, no_broker, token
 
@@ -66,13 +67,16 @@ def running(*arguments: str, cwd: Path, **settings: Any) -> Iterator[Running]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
         process.wait()
+        secrecy.check(log.read_text())
 
 
 def inventory(*arguments: str, cwd: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
+    done = subprocess.run(
         [COMMAND, *arguments], cwd=cwd, env=variables(settings), capture_output=True, text=True, check=False, timeout=60
     )
+    secrecy.check(done.stderr)
+    return done
 
 
 def variables(settings: dict[str, Any]) -> dict[str, str]:
