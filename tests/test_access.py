@@ -42,6 +42,7 @@ QUERIES = {
     ("GET", "/inventory-items/by-product/{productId}"),
     ("GET", "/inventory-items/{id}/availability"),
     ("GET", "/products/{productId}/availability"),
+    ("GET", "/events"),
 }
 ADMINS_ALONE = {(method, path) for method, path in ROUTES if path.startswith("/admin/") and method != "GET"}
 CLOSED = [route for route in ROUTES if route not in PUBLIC]

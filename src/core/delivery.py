@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from core.errors import Unavailable
 from core.events import EVENT_VERSION, EVENTS_EXCHANGE, OutboxRow, routing_key
 from ports.broker import Broker, Message, Receipt
-from ports.store import Lease, Store
+from ports.store import RELAY, Lease, Store
 
 LEASE_SECONDS = 15.0
 _BATCH = 500
@@ -104,7 +104,7 @@ class Relay:
         """Relay one batch; return how long to rest, 0 where more is waiting."""
         now = time.monotonic()
         if self._lease is None or now >= self._renew_at:
-            self._lease = await self._store.acquire("relay", self._owner, seconds=LEASE_SECONDS)
+            self._lease = await self._store.acquire(RELAY, self._owner, seconds=LEASE_SECONDS)
             self._renew_at = now + LEASE_SECONDS / 3
         if self._lease is None:
             self._renew_at = 0.0

@@ -23,6 +23,7 @@ from granian.server.embed import Server
 from adapters.tokens import Verifier
 from core.catalog_watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
+from core.feed import Feed
 from entrypoints import process
 from entrypoints.api.app import create_app
 from entrypoints.config import Config, SettingError
@@ -89,9 +90,12 @@ def run(
                 await ends.enter_async_context(relaying(container, prepares=True))
                 await ends.enter_async_context(reconciling(container))
             await watch.start()
+            feed = await container.get(Feed)
+            await feed.start()
+            ends.push_async_callback(process.in_time, feed.stop)
             server = HttpServer(create_app(container), listener)
             await asyncio.gather(
-                server.serve_until(stop, lambda: _opened(url, opened)), keep_workers(config, listener, stop)
+                server.serve_until(stop, lambda: _opened(url, opened), feed.stop), keep_workers(config, listener, stop)
             )
 
     process.run(main)
@@ -166,8 +170,12 @@ class HttpServer(Server):
         is_unix = False
         self._shd = SocketHolder(os.dup(self._listener.fileno()), is_unix, BACKLOG)  # type: ignore[assignment,call-arg]
 
-    async def serve_until(self, stop: asyncio.Event, opened: Callable[[], None]) -> None:
+    async def serve_until(
+        self, stop: asyncio.Event, opened: Callable[[], None], drain: Callable[[], Awaitable[object]]
+    ) -> None:
         """Serve, call ``opened``, wait for ``stop``, and let requests in flight finish, for ``END_SECONDS`` at most.
+
+        ``drain`` ends what would go on for ever: the server does not stop while a stream is open.
 
         Raises:
             InventoryError: the server ended by itself. ``stop`` is set then.
@@ -182,6 +190,7 @@ class HttpServer(Server):
         if serving.done():
             raise InventoryError("The HTTP server ended by itself; the log says why.")
         _log.info("stopping")
+        await drain()
         self._listener.close()  # else connections would still be let in, and wait for nobody
         self.stop()  # type: ignore[no-untyped-call]
         await asyncio.wait({serving}, timeout=process.END_SECONDS)

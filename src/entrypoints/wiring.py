@@ -17,6 +17,7 @@ from core.consumption import ProductEvents
 from core.dead_letters import DeadLetters
 from core.delivery import Relay
 from core.expiry import Sweeper
+from core.feed import Feed
 from core.housekeeping import Housekeeper
 from core.inventory import Inventory
 from core.operations import EventPolicy
@@ -119,6 +120,7 @@ class UseCases(Provider):
     inventory = provide(Inventory)
     dead_letters = provide(DeadLetters)
     snapshots = provide(Snapshots)
+    feed = provide(Feed)
 
     def __init__(self, config: Config) -> None:
         super().__init__()

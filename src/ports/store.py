@@ -22,6 +22,8 @@ from ports.product_records import ProductRecords
 
 T = TypeVar("T")
 BACKLOG_MAX = 10_000
+RELAY = "relay"
+"""The lease of the relay, which counts the positions of the stream."""
 
 
 class Wanted(Struct, kw_only=True):
@@ -312,6 +314,18 @@ class Store(DeadLetterStore, ProductRecords, Protocol):
         """Give published rows the next positions of the stream, in the order given (rule R22).
 
         Returns False, marking nothing, when ``lease`` is no longer ours (fencing).
+        """
+        ...
+
+    async def position(self) -> int:
+        """Return the position of the last published event, 0 before the first."""
+        ...
+
+    async def published(self, after: int, *, limit: int) -> list[OutboxRow]:
+        """Return published events beyond a position, in the order of theirs.
+
+        Everything at or before the last one's position is published; what is no longer kept leaves a gap at the
+        beginning.
         """
         ...
 

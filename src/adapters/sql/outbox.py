@@ -10,7 +10,7 @@ from sqlalchemy import and_, case, func, or_, select, update
 from adapters.sql import tables
 from adapters.sql.database import Database, upsert
 from core.events import OutboxRow
-from ports.store import BACKLOG_MAX, Backlog, Lease
+from ports.store import BACKLOG_MAX, RELAY, Backlog, Lease
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
@@ -81,6 +81,19 @@ class SqlOutbox:
             await self.database.update(connection, tables.outbox, keys, columns, marks)
             await connection.commit()
         return True
+
+    async def position(self) -> int:
+        """The counter in the relay's lease: it outlives the events."""
+        table = tables.lease.c
+        async with self.database.reading() as connection:
+            return await connection.scalar(select(table.position).where(table.name == RELAY)) or 0
+
+    async def published(self, after: int, *, limit: int) -> list[OutboxRow]:
+        """By the index of positions; they are drawn and committed one batch after another, so none comes late."""
+        place = tables.outbox.c.position
+        statement = select(*_OUTBOX, place).where(place > after).order_by(place).limit(limit)
+        async with self.database.reading() as connection:
+            return [OutboxRow(**row._asdict()) for row in await connection.execute(statement)]
 
     async def backlog(self) -> Backlog:
         """In the order of the index of what is pending, so that it reads no more than it counts."""

@@ -34,6 +34,7 @@ ACCESS: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/warehouses/{id}"): _MANAGE,
     ("PATCH", "/warehouses/{id}"): _MANAGE,
     ("GET", "/products/{productId}/availability"): _QUERY,
+    ("GET", "/events"): _QUERY,
     ("GET", "/products/{productId}"): _MANAGE,
     ("PATCH", "/products/{productId}"): _MANAGE,
     ("POST", "/stock-operations"): _MANAGE,

@@ -21,6 +21,7 @@ from entrypoints.api.product_service import ProductServicePlugin
 from entrypoints.api.queries import QueriesPlugin
 from entrypoints.api.receipts import ReceiptsPlugin
 from entrypoints.api.reservations import ReservationsPlugin
+from entrypoints.api.stream import StreamPlugin
 
 
 def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequence[InitPlugin] = ()) -> Litestar:
@@ -46,6 +47,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             *([DocsPlugin(version("inventory-service"))] if docs else []),
             HealthPlugin(),
             QueriesPlugin(),
+            StreamPlugin(),
             ManagementPlugin(),
             MovementsPlugin(),
             ReservationsPlugin(),

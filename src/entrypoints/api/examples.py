@@ -32,6 +32,7 @@ from core.errors import (
     ValidationFailed,
     VersionConflict,
 )
+from core.events import EVENT_VERSION, SOURCE, Event, Metadata, OutOfStock
 from core.operations import StockChange
 from core.projection import Step
 from core.stock import (
@@ -295,6 +296,25 @@ _TOLD: tuple[Any, ...] = (
         display_status="IN_STOCK",
         message="In Stock",
         low_stock_threshold=10,
+    ),
+    Event(
+        event_id="01939f6e-7c2a-7d3b-9a51-0f2f6d1c9e10",
+        event_type="OutOfStock",
+        event_version=EVENT_VERSION,
+        aggregate_id=_ITEM,
+        aggregate_type="InventoryItem",
+        timestamp=_AT,
+        metadata=Metadata("checkout-4711", SOURCE, 9, "tx_01HXYZ122MNO"),
+        payload=OutOfStock(
+            inventory_item_id=_ITEM,
+            sku="WIDGET-2",
+            product_id=_PRODUCT,
+            warehouse_id=_WAREHOUSE,
+            transaction_id="tx_01HXYZ122MNO",
+            total_quantity_available=0,
+            total_quantity_reserved=2,
+            restock_expected=None,
+        ),
     ),
     ProductAvailability(
         product_id=_PRODUCT,

@@ -49,6 +49,7 @@ from entrypoints.api.schemas import Schemas
 
 _MATCHED = ("updateWarehouse", "updateInventoryItem", "updateExpectedReceipt")
 _REMEMBERED = ("getWarehouse", "getInventoryItem", "getInventoryByProduct")
+_STREAMED = ("streamEvents",)
 _TAGGED = {
     **dict.fromkeys(("createWarehouse", "createInventoryItem", "createExpectedReceipt"), 201),
     **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200),
@@ -174,7 +175,8 @@ def _responses(operation: _Operation, schemas: Schemas) -> dict[int, dict[str, A
         content: dict[str, Any] = {"schema": schemas.of(answer.data_container)}
         if examples := _examples(answer.data_container):
             content["examples"] = examples
-        responses[status] = _response(answer.description, headers, {"application/json": content})
+        media_type = "text/event-stream" if operation.id in _STREAMED else "application/json"
+        responses[status] = _response(answer.description, headers, {media_type: content})
     if operation.id in _REMEMBERED:
         responses[304] = _response("What the caller has is current.", [_ECHO, _ETAG], None)
     for status, kinds in _by_status(_refusals(operation)).items():
@@ -214,7 +216,9 @@ def _by_status(kinds: Iterable[type[InventoryError]]) -> dict[int, list[type[Inv
 
 
 def _examples(envelope: Any) -> dict[str, Any]:
-    """Return an example of each kind of answer there can be, by the kind's name."""
+    """Return an example of each kind of answer there can be, by the kind's name; a stream's event has no envelope."""
+    if envelope in ANSWERS:
+        return {envelope.__name__: {"value": ANSWERS[envelope]}}
     examples = {}
     for kind in get_args(envelope) or (envelope,):
         data = kind.__annotations__["data"]
@@ -251,6 +255,8 @@ def _request_headers(operation: _Operation) -> Iterator[dict[str, Any]]:
         yield _asks("If-Match", "Only if this is still the version.", r'^(\*|"[^"]*")$', '"7"')
     if operation.id in _REMEMBERED:
         yield _asks("If-None-Match", "304 if this is still the version.", None, '"7"')
+    if operation.id in _STREAMED:
+        yield _asks("Last-Event-ID", "Begin after the event of this id.", "^[0-9]{0,18}$", "4711")
 
 
 def _asks(name: str, description: str, pattern: str | None, example: str) -> dict[str, Any]:

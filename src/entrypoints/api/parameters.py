@@ -50,6 +50,10 @@ SkuChoice: TypeAlias = Annotated[
     str | None,
     QueryParameter(name="sku", max_length=_WORD_MAX, pattern=_PRINTABLE, description="Only this SKU of the product."),
 ]
+EventKind: TypeAlias = Annotated[
+    Literal["StockLevelChanged", "LowStockThresholdReached", "OutOfStock", "BackInStock", "ReservationExpired"] | None,
+    QueryParameter(name="type", description="Only events of this type."),
+]
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=200, description="How many rows at most.")]
 Cursor: TypeAlias = Annotated[
     str | None, QueryParameter(pattern=r"^[!-~]{1,500}$(?!\n)", description="nextCursor of the page before.")

@@ -1,0 +1,109 @@
+"""``GET /events``: what is published, live, as server-sent events, for whoever cannot or will not speak AMQP."""
+
+import asyncio
+import re
+import time
+from contextlib import suppress
+from typing import Any
+
+from dishka.integrations.litestar import DishkaRouter, FromDishka
+from litestar import Request, get
+from litestar.config.app import AppConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.plugins import InitPlugin
+from litestar.types import Receive, Scope, Send
+
+from core.errors import ValidationFailed
+from core.events import Event
+from core.feed import Feed, Listener, Wanted
+from entrypoints.api.headers import header
+from entrypoints.api.parameters import EventKind, ProductFilter, WarehouseFilter
+from entrypoints.api.replies import Reply
+
+SLOW_SECONDS = 10.0
+"""How long one piece may take to leave before its listener is dropped."""
+_POSITION = re.compile(r"[0-9]{1,18}")
+
+
+class StreamPlugin(InitPlugin):
+    """Serves the live events."""
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Add the route."""
+        app_config.route_handlers.append(DishkaRouter("/events", route_handlers=[events], tags=["Queries"]))
+        return app_config
+
+
+_EVENTS = ResponseSpec(Event, description="Each event's `data` is one of these.", generate_examples=False)
+
+
+@get(operation_id="streamEvents", responses={200: _EVENTS})
+async def events(
+    request: Request[Any, Any, Any],
+    feed: FromDishka[Feed],
+    *,
+    product_id: ProductFilter = None,
+    type: EventKind = None,
+    warehouse_id: WarehouseFilter = None,
+) -> Reply:
+    """Follow the published events live, as server-sent events. Filters narrow each other.
+
+    The `id` of each is its position in the stream; sent back as `Last-Event-ID`, all that was missed since comes
+    first. An event `Gap` tells that some of it is not kept any more. A client too slow to follow is disconnected.
+    """
+    after = _position(header(request.scope, "last-event-id"))
+    return _Stream(feed, Wanted(product_id, type, warehouse_id), after, expires_at=request.user.expires_at)
+
+
+def _position(value: str | None) -> int | None:
+    if value is None or value == "":
+        return None
+    if _POSITION.fullmatch(value) is None:
+        raise ValidationFailed("Last-Event-ID must be the id of an event of this stream; leave it out to begin now.")
+    return int(value)
+
+
+class _Stream(Reply):
+    """An answer that goes on until the client, the token or the service ends it."""
+
+    __slots__ = ("_after", "_expires_at", "_feed", "_wanted")
+
+    def __init__(self, feed: Feed, wanted: Wanted, after: int | None, *, expires_at: int) -> None:
+        super().__init__(b"", media_type=b"text/event-stream")
+        self._feed = feed
+        self._wanted = wanted
+        self._after = after
+        self._expires_at = expires_at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what there is, as it comes."""
+        async with self._feed.listen(self._wanted) as listener:
+            watch = asyncio.create_task(_watch(listener, receive, self._expires_at))
+            try:
+                await self._send(listener, send)
+            finally:
+                watch.cancel()
+
+    async def _send(self, listener: Listener, send: Send) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),  # or nginx keeps what should be live
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        # Who takes nothing for so long is as good as gone; leaving without an end closes the connection.
+        with suppress(TimeoutError):
+            async for data in self._feed.follow(listener, self._after):
+                async with asyncio.timeout(SLOW_SECONDS):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            async with asyncio.timeout(1.0):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _watch(listener: Listener, receive: Receive, expires_at: int) -> None:
+    """End the listener when the client leaves, or when its token is over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(expires_at - time.time(), 0)):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    listener.end()
