@@ -42,3 +42,7 @@ test *arguments: check services
 # start the service in one process with nothing else installed; arguments go to `inventory serve`
 run *arguments:
     {{ env("UV", "uv") }} run inventory serve "$@"
+
+# measure the service beside its limits (`--list`, `--only NAME`, `--quick`; see bench/README.md)
+bench *arguments:
+    {{ tools }} python bench/run.py "$@"

@@ -1,0 +1,41 @@
+"""The least that the service's HTTP could cost: ``python bare_http.py PORT FILE`` answers the file's bytes.
+
+Granian is embedded as in ``inventory serve``; there are no tokens, no log, no use case.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from litestar import Litestar, MediaType, Response, get, post
+from litestar.params import FromPath
+from msgspec.structs import replace
+
+from entrypoints import process
+from entrypoints.config import Config
+from entrypoints.serve import HttpServer, listen
+
+
+def app(answer: bytes) -> Litestar:
+    """Return the bare routes, one to read and one to write, under the service's paths."""
+
+    @get("/inventory-items/by-product/{product_id:str}")
+    async def read(product_id: FromPath[str]) -> Response[bytes]:
+        return Response(answer, media_type=MediaType.JSON)
+
+    @post("/reservations")
+    async def write() -> Response[bytes]:
+        return Response(answer, media_type=MediaType.JSON)
+
+    return Litestar([read, write], openapi_config=None, logging_config=None)
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Serve until told to stop."""
+    await HttpServer(app(ANSWER), listen(replace(Config(), port=int(PORT)))).serve_until(stop, lambda: None)
+
+
+if __name__ == "__main__":
+    PORT, FILE = sys.argv[1:]
+    ANSWER = Path(FILE).read_bytes()
+    process.run(main)

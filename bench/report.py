@@ -1,0 +1,120 @@
+"""What a run says: a table for the terminal and for the README, a document for machines, a chart."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import msgspec
+from chart import draw, figure, shown
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+from rows import Measured, Row
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+CHART = ROOT / "docs" / "bench.svg"
+README = ROOT / "README.md"
+_BEGIN, _END = "<!-- bench: `just bench --publish` writes this -->", "<!-- bench ends -->"
+_MARKS = {True: "met", False: "missed", None: "–"}
+_HEADINGS = ("measure", "measured", "baseline", "ratio or value", "floor", "", "aim", "")
+
+
+class Run(Struct, kw_only=True):
+    """One run of some rows: what was found, in the order of the table, and what failed."""
+
+    scale: str
+    remark: str = ""
+    began: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    found: dict[str, Measured] = {}
+    failed: dict[str, str] = {}
+
+    @property
+    def where(self) -> str:
+        """The machine and the day, in words."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        python = platform.python_version()
+        return (
+            f"{os.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.machine()}, Python {python}, "
+            f"{self.began:%Y-%m-%d}" + (f"; {self.remark}" if self.remark else "")
+        )
+
+
+def print_table(console: Console, run: Run, rows: Mapping[str, Row]) -> None:
+    """Print the table, and below it the CPU times and notes."""
+    table = Table(title=run.where, title_justify="left", expand=False)
+    for place, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="left" if place == 0 or not heading else "right", overflow="fold")
+    for cells in _cells(run, rows):
+        table.add_row(*cells)
+    console.print(table)
+    for name, measured in run.found.items():
+        cpu = ", ".join(f"{who} {micros:,.0f}" for who, micros in measured.cpu.items())
+        said = [f"CPU µs each: {cpu}"] if cpu else []
+        for note in (*said, *measured.notes):
+            console.print(f"  {name}: {note}", highlight=False, soft_wrap=True)
+    for name, why in run.failed.items():
+        console.print(f"  {name} could not be measured: {why}", style="red", highlight=False, soft_wrap=True)
+
+
+def save(run: Run, rows: Mapping[str, Row], folder: Path) -> Path:
+    """Write the run's document and return where it is."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{run.began:%Y%m%d-%H%M%S}.json"
+    measured = [
+        {
+            "name": name,
+            "what": rows[name].what,
+            "unit": rows[name].unit,
+            "floor": rows[name].floor,
+            "aim": rows[name].aim,
+            "value": found.value,
+            **msgspec.to_builtins(found),
+        }
+        for name, found in run.found.items()
+    ]
+    document = {"where": run.where, "scale": run.scale, "began": run.began, "rows": measured, "failed": run.failed}
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+    return file
+
+
+def publish(run: Run, rows: Mapping[str, Row]) -> None:
+    """Draw the chart and put the table into the README, between its two marks."""
+    CHART.parent.mkdir(exist_ok=True)
+    CHART.write_text(draw(run.found, rows, caption=run.where), encoding="utf-8")
+    before, rest = README.read_text(encoding="utf-8").split(_BEGIN)
+    after = rest.split(_END)[1]
+    block = "\n".join((_BEGIN, *_markdown(run, rows), _END))
+    README.write_text(before + block + after, encoding="utf-8")
+
+
+def _markdown(run: Run, rows: Mapping[str, Row]) -> Iterator[str]:
+    yield f"![What was measured beside its floor and aim]({CHART.relative_to(ROOT)})"
+    yield ""
+    yield f"| {' | '.join(_HEADINGS)} |"
+    yield "|---|" + "--:|" * (len(_HEADINGS) - 1)
+    for cells in _cells(run, rows):
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield f"Measured on {run.where}."
+
+
+def _cells(run: Run, rows: Mapping[str, Row]) -> Iterator[tuple[str, ...]]:
+    for name, measured in run.found.items():
+        row, value = rows[name], measured.value
+        spread = f" ({figure(min(measured.values))}–{figure(max(measured.values))})" if len(measured.values) > 1 else ""
+        ratio = f"{shown(row, value)}{spread}"
+        baseline = _rate(measured.baseline, row) if measured.baseline else "–"
+        goals = [text for goal in (row.floor, row.aim) for text in (_goal(goal), _MARKS[row.reaches(value, goal)])]
+        yield row.what, _rate(measured.ours, row), baseline, ratio, *goals
+
+
+def _rate(values: Sequence[float], row: Row) -> str:
+    return f"{figure(median(values))} {row.unit}"
+
+
+def _goal(goal: float | None) -> str:
+    return "–" if goal is None else f"{goal:g}"
