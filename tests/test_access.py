@@ -56,7 +56,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
 
 
 def _url(path: str) -> str:
-    for name in ("{productId}", "{id}", "{name}", "{path}"):
+    for name in ("{productId}", "{eventId}", "{id}", "{name}", "{path}"):
         path = path.replace(name, "prod_1" if name == "{productId}" else "inv_1")
     return path
 

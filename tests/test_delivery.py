@@ -12,11 +12,14 @@ from stores import carry_out, migrated, positions, stocked
 
 from adapters.memory import MemoryBroker
 from adapters.registry import connect
+from core.acts import Act
 from core.delivery import Relay
-from core.errors import Unavailable
+from core.errors import Conflict, NotFound, Unavailable
 from core.events import EVENTS_EXCHANGE, OutboxRow
 from core.operations import Receive, Ship
+from core.outbox import Suspects
 from ports.broker import Broker, Message, Receipt
+from ports.outbox import ReplayRange
 from ports.store import Store
 
 
@@ -208,13 +211,95 @@ async def test_a_refused_event_holds_back_its_product_and_nobody_else(store: Sto
     broker.refuses = {rows[1].event_id}
 
     async with relaying(store, broker):
-        calls = broker.calls
-        await until(lambda: broker.calls > calls + 2)
-        assert [row.event_id for row in await store.pending(100)] == [row.event_id for row in rows[1:]]
+        await until(lambda: len(broker.received) == 2)
+        await until_async(lambda: waiting_ids(store), [row.event_id for row in rows[1:3]])
         broker.refuses = set()
         await drained(store)
 
-    assert [message.id for message in broker.received] == [row.event_id for row in rows]
+    assert [message.id for message in broker.received] == [rows[place].event_id for place in (0, 3, 1, 2)]
+
+
+async def waiting_ids(store: Store) -> list[str]:
+    """Return the ids of what waits to be published."""
+    return [row.event_id for row in await store.pending(100)]
+
+
+async def test_an_event_that_no_broker_takes_is_blocked(
+    store: Store, broker: CommandedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused while others get through, it is named, its product waits, and an operator lets it go on or skips it."""
+    first = await stocked(store, 100, product="a")
+    other = await stocked(store, 100, product="b", sku="B")
+    async with relaying(store, broker):
+        await drained(store)
+    for _ in range(2):
+        await carry_out(store, Ship(inventory_item_id=first.id, quantity=1), product="a")
+    stuck, behind = await store.pending(100)
+    broker.refuses = {stuck.event_id}
+    async with relaying(store, broker):
+        async with asyncio.timeout(20):
+            while not (blocked := await store.blocked(10)):
+                await carry_out(store, Ship(inventory_item_id=other.id, quantity=1), product="b")
+                await store.announce()
+                await asyncio.sleep(0.2)
+        assert (stuck.event_id, "a", 2) == (blocked[0].event_id, blocked[0].product_id, blocked[0].waiting)
+        assert f"Event {stuck.event_id} of product a is blocked" in caplog.text
+        await until_async(lambda: store.pending(100), [])
+        broker.received.clear()
+        await store.release_blocked(stuck.event_id, Act(actor="alice"), skip=True)
+        await until(lambda: [message.id for message in broker.received] == [behind.event_id])
+        with pytest.raises(NotFound):
+            await store.release_blocked(stuck.event_id, Act(actor="bob"), skip=False)
+
+
+async def test_an_outage_blocks_no_event(store: Store, broker: CommandedBroker) -> None:
+    """A broker that takes nothing at all says nothing about one event."""
+    await stocked(store, 100)
+    lease = await store.acquire("relay", "one", seconds=60)
+    assert lease is not None
+    (row, *_) = await store.pending(100)
+    broker.refuses = {row.event_id}
+    suspects = Suspects(store, broker)
+
+    assert [False] * 9 == [await suspects.examine(row, lease) for _ in range(9)]
+    assert [] == await store.blocked(10)
+    broker.raises = Unavailable("It is away.")
+    assert await suspects.examine(row, lease) is None
+
+
+async def test_published_events_go_out_again(store: Store, broker: CommandedBroker) -> None:
+    """With the same eventId and body, in order, by product or position; new ones go on meanwhile."""
+    first = await stocked(store, 10, product="a")
+    await stocked(store, 10, product="b", sku="B")
+    async with relaying(store, broker):
+        await drained(store)
+        before = list(broker.received)
+        places = await positions(store)
+        broker.received.clear()
+        of_a = await store.begin_replay(ReplayRange(product_id="a"), Act(actor="alice", reason="a cache was lost"))
+        await carry_out(store, Ship(inventory_item_id=first.id, quantity=1), product="a")
+        rows = await store.pending(100)
+        await until_async(lambda: status_of(store, of_a.id), "DONE")
+        await drained(store)
+        again = [message for message in broker.received if message.id not in {row.event_id for row in rows}]
+        assert [message for message in before if b'"productId":"a"' in message.body] == again
+        broker.received.clear()
+        tail = await store.begin_replay(ReplayRange(from_position=2, to_position=3), Act(actor="alice"))
+        assert (2, 2, 3) == (tail.total, tail.from_position, tail.to_position)
+        await until_async(lambda: status_of(store, tail.id), "DONE")
+        assert before[1:3] == broker.received
+    assert places.items() <= (await positions(store)).items()
+    with pytest.raises(Conflict):
+        await store.begin_replay(ReplayRange(from_position=99), Act(actor="alice"))
+    with pytest.raises(Conflict, match="DONE"):
+        await store.cancel_replay(tail.id, Act(actor="alice"))
+
+
+async def status_of(store: Store, id: str) -> str:
+    """Return how a replay stands."""
+    replay = await store.replay(id)
+    assert replay is not None
+    return replay.status
 
 
 async def test_what_comes_after_a_lost_event_does_not_count(store: Store, broker: CommandedBroker) -> None:

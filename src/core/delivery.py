@@ -13,14 +13,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from core.errors import Unavailable
-from core.events import EVENT_VERSION, EVENTS_EXCHANGE, OutboxRow, routing_key
-from ports.broker import Broker, Message, Receipt
-from ports.store import RELAY, Lease, Store
+from core.events import OutboxRow
+from core.outbox import Replays, Suspects, message_of
+from ports.broker import Broker, Receipt
+from ports.outbox import Lease
+from ports.store import RELAY, Store
 
 LEASE_SECONDS = 15.0
 _BATCH = 500
 _IDLE_SECONDS = 1.0
 _HELD_SECONDS = 5.0
+_SUSPECT_SECONDS = 1.0
 _WARN_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ class Relay:
         self._unroutable: Counter[str] = Counter()
         self._warn_at = 0.0
         self._away = False
+        self._suspects = Suspects(store, broker)
+        self._replays = Replays(store, broker)
 
     async def start(self) -> None:
         """Start relaying."""
@@ -112,8 +117,18 @@ class Relay:
         self._held = {product: until for product, until in self._held.items() if until > now}
         rows = await self._store.pending(_BATCH, skip=self._held.keys())
         if not rows:
-            return _IDLE_SECONDS
-        done = self._settle(rows, await self._broker.publish([_message(row) for row in rows]))
+            return 0.0 if await self._replays.go_on(self._lease) else _IDLE_SECONDS
+        receipts = await self._broker.publish([message_of(row) for row in rows])
+        done = self._settle(rows, receipts)
+        self._suspects.witness(receipts)
+        if (stuck := self._first_failed(rows, receipts)) is not None:
+            went_out = await self._suspects.examine(stuck, self._lease)
+            if went_out:
+                done.append(stuck)
+            elif went_out is False:  # the others may go on while this one is looked into
+                self._held[stuck.product_id] = time.monotonic() + _SUSPECT_SECONDS
+        if len(rows) < _BATCH:
+            await self._replays.go_on(self._lease)
         if done and not await self._store.mark_published(self._lease, done):
             _log.warning("Another relay has taken over")
             self._lease = None
@@ -136,6 +151,13 @@ class Relay:
                 done.append(row)
         self._warn_unroutable()
         return done
+
+    def _first_failed(self, rows: Sequence[OutboxRow], receipts: Sequence[Receipt]) -> OutboxRow | None:
+        """Return the event at which publishing came to a halt, unless its product waits for something else."""
+        if Receipt.FAILED not in receipts:
+            return None
+        row = rows[receipts.index(Receipt.FAILED)]
+        return None if row.product_id in self._held else row
 
     def _warn_unroutable(self) -> None:
         if self._unroutable and time.monotonic() >= self._warn_at:
@@ -166,17 +188,3 @@ class Relay:
         if self._away:
             _log.info("Events are being published again")
         self._away = False
-
-
-def _message(row: OutboxRow) -> Message:
-    return Message(
-        id=row.event_id,
-        exchange=EVENTS_EXCHANGE,
-        routing_key=routing_key(row.event_type),
-        body=row.body,
-        type=row.event_type,
-        correlation_id=row.correlation_id,
-        timestamp=row.created_at,
-        priority=9 if row.critical else 0,
-        headers={"x-event-version": EVENT_VERSION},
-    )

@@ -21,7 +21,8 @@ from core.book import SYSTEM
 from core.errors import Busy, Unavailable
 from core.findings import PARTS, Part, Run, Trigger
 from core.ids import new_id
-from ports.store import AuditPage, Lease, Store
+from ports.outbox import Lease
+from ports.store import AuditPage, Store
 
 LEASE_SECONDS = 30.0
 DEEP_SECONDS = 86_400.0

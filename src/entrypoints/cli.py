@@ -7,14 +7,17 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from entrypoints.config import Config
     from ports.dead_letters import LetterFilter
 
+T = TypeVar("T", bound="Struct")
 ROLES = ("product-service", "product-events", "inventory-operator", "inventory-admin", "inventory-service")
 
 _SETTINGS = {
@@ -233,6 +236,19 @@ def dead_letters() -> None:
     """Look at the messages that failed, try them again, edit, discard or restore them."""
 
 
+def _converted(options: dict[str, Any], kind: type[T]) -> T:
+    """Return the options that were given as what they are on the wire."""
+    import msgspec
+
+    from core.errors import ValidationFailed
+
+    wire = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
+    try:
+        return msgspec.convert({wire[name]: value for name, value in options.items() if value is not None}, kind)
+    except msgspec.ValidationError as error:
+        raise ValidationFailed(f"That is no filter: {error}.") from error
+
+
 def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that choose letters; it gets the ``LetterFilter`` that follows as ``filter``."""
     options = {
@@ -251,18 +267,10 @@ def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def filtered(**arguments: Any) -> None:
-        import msgspec
-
-        from core.errors import ValidationFailed
         from ports.dead_letters import LetterFilter
 
         names = [name.lstrip("-").replace("-", "_") for name in options]
-        chosen = {name: value for name in names if (value := arguments.pop(name)) is not None}
-        try:
-            wire = dict(zip(LetterFilter.__struct_fields__, LetterFilter.__struct_encode_fields__, strict=True))
-            filter = msgspec.convert({wire[name]: value for name, value in chosen.items()}, LetterFilter)
-        except msgspec.ValidationError as error:
-            raise ValidationFailed(f"That is no filter: {error}.") from error
+        filter = _converted({name: arguments.pop(name) for name in names}, LetterFilter)
         command(filter=filter, **arguments)
 
     decorated: Callable[..., None] = filtered
@@ -363,6 +371,56 @@ def letters_restore(config: "Config", letters: Sequence[str], *, reason: str, as
     from entrypoints.dead_letters import restore
 
     restore(config, letters, reason=reason, as_json=as_json)
+
+
+@inventory.group()
+def outbox() -> None:
+    """Look at events on their way out, release blocked ones, publish others again."""
+
+
+@outbox.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "data_dir")
+def outbox_show(config: "Config", *, as_json: bool) -> None:
+    """Show what waits to be published, and the events that no broker takes."""
+    from entrypoints.outbox import show
+
+    show(config, as_json=as_json)
+
+
+@outbox.command("release")
+@click.argument("event")
+@click.option("--skip", is_flag=True, help="Never publish it, instead of trying again.")
+@click.option("--reason", required=True, help="Why.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "data_dir")
+def outbox_release(config: "Config", event: str, *, skip: bool, reason: str, as_json: bool) -> None:
+    """Let a blocked event's product go on."""
+    from entrypoints.outbox import release
+
+    release(config, event, reason=reason, skip=skip, as_json=as_json)
+
+
+@outbox.command("replay")
+@click.option("--from-position", type=click.IntRange(min=0), help="The first position.")
+@click.option("--to-position", type=click.IntRange(min=0), help="The last position.")
+@click.option("--since", help="Published then or later, such as 2026-11-23T10:00:00Z.")
+@click.option("--until", help="Published before then.")
+@click.option("--product-id", help="Events of this product only.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Watch until the relay has done it.")
+@click.option("--reason", required=True, help="Why.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings("store", "data_dir")
+def outbox_replay(config: "Config", *, wait: bool, reason: str, as_json: bool, **bounds: Any) -> None:
+    """Have the relay publish events again, with the same eventIds. Published events are kept 30 days."""
+    from core.errors import ValidationFailed
+    from entrypoints.outbox import replay
+    from ports.outbox import ReplayRange
+
+    chosen = _converted(bounds, ReplayRange)
+    if chosen == ReplayRange():
+        raise ValidationFailed("Name at least one bound.")
+    replay(config, chosen, reason=reason, wait=wait, as_json=as_json)
 
 
 @inventory.group()

@@ -78,7 +78,7 @@ def show(config: Config, id: str, *, as_json: bool) -> None:
 
 def retry_one(config: Config, id: str, *, reason: str | None, as_json: bool) -> int:
     """Try a letter now, print it, and return the exit code: 1 if it failed again."""
-    letter = _at_work(config, lambda letters, _: letters.retry(id, _act(reason)))
+    letter = _at_work(config, lambda letters, _: letters.retry(id, act(reason)))
     _print_detail(letter, as_json=as_json)
     return 0 if letter.status == "RESOLVED" else 1
 
@@ -92,11 +92,11 @@ def retry_many(
     """
 
     async def work(_: DeadLetters, redelivery: Redelivery, store: Store) -> Retry:
-        retry = await store.begin_retry(which, _act(reason), canary=canary)
+        retry = await store.begin_retry(which, act(reason), canary=canary)
         try:
             return await _watch(store, redelivery, retry)
         except asyncio.CancelledError:
-            await store.cancel_retry(retry.id, _act("broken off"))
+            await store.cancel_retry(retry.id, act("broken off"))
             raise
 
     retry = _at_work(config, lambda letters, container: _with_parts(container, letters, work))
@@ -110,19 +110,19 @@ def retry_many(
 
 def edit(config: Config, id: str, body: Any, *, reason: str, as_json: bool) -> int:
     """Replace a letter by one with another body, try and print that, and return the exit code: 1 if it failed."""
-    letter = _at_work(config, lambda letters, _: letters.edit(id, body, _act(reason)))
+    letter = _at_work(config, lambda letters, _: letters.edit(id, body, act(reason)))
     _print_detail(letter, as_json=as_json)
     return 0 if letter.status == "RESOLVED" else 1
 
 
 def discard(config: Config, ids: Sequence[str], *, reason: str, as_json: bool) -> None:
     """Decide against letters."""
-    _decide(config, ids, lambda store, id: store.discard_letter(id, _act(reason)), as_json=as_json)
+    _decide(config, ids, lambda store, id: store.discard_letter(id, act(reason)), as_json=as_json)
 
 
 def restore(config: Config, ids: Sequence[str], *, reason: str, as_json: bool) -> None:
     """Take that back."""
-    _decide(config, ids, lambda store, id: store.restore_letter(id, _act(reason)), as_json=as_json)
+    _decide(config, ids, lambda store, id: store.restore_letter(id, act(reason)), as_json=as_json)
 
 
 def read_body(config: Config, id: str, path: str | None) -> Any:
@@ -164,7 +164,8 @@ def _decide(
         click.echo(f"{each.id} is {each.status}.")
 
 
-def _act(reason: str | None) -> Act:
+def act(reason: str | None) -> Act:
+    """Return an act of whoever uses the command."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

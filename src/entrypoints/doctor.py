@@ -213,6 +213,9 @@ async def _store(config: Config, store: Store) -> AsyncIterator[Finding]:
     else:
         yield Finding("migrations", "ok", "None is pending.")
         yield _outbox(await store.backlog(), condition.now, config)
+        if blocked := await store.blocked(1):
+            detail = f"Product {blocked[0].product_id} waits for event {blocked[0].event_id}: {blocked[0].reason}"
+            yield Finding("blocked", "problem", detail, "See `inventory outbox show`; release it, or skip it.")
         yield _letters(await store.letter_counts())
 
 

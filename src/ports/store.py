@@ -18,6 +18,7 @@ from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, ExpectedReceipt, Hold, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
+from ports.outbox import Lease, OutboxStore
 from ports.product_records import ProductRecords
 
 T = TypeVar("T")
@@ -177,14 +178,6 @@ class AuditPage(Struct, frozen=True):
     next_after: str | None
 
 
-class Lease(Struct, frozen=True):
-    """A right to do something alone, until ``owner`` stops renewing it. ``token`` rises with every change of owner."""
-
-    name: str
-    owner: str
-    token: int
-
-
 class Condition(Struct, frozen=True):
     """What a database says of itself: its clock, and whether it takes no writes (a standby, say)."""
 
@@ -199,7 +192,7 @@ class Backlog(Struct, frozen=True):
     oldest_at: datetime | None
 
 
-class Store(DeadLetterStore, ProductRecords, Protocol):
+class Store(DeadLetterStore, OutboxStore, ProductRecords, Protocol):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:

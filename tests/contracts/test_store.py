@@ -41,11 +41,11 @@ from core.rules import decide
 from core.stock import Hold, Item, LeadTime, Reservation
 from ports.broker import Message
 from ports.dead_letters import DeadLetter
+from ports.outbox import Lease
 from ports.store import (
     BACKLOG_MAX,
     Backlog,
     ItemFilter,
-    Lease,
     LedgerFilter,
     ProductStock,
     ReservationFilter,

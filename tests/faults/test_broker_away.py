@@ -108,6 +108,28 @@ async def test_another_relay_takes_over(broker: str, postgres_url: str, tmp_path
         await check_stream(broker, postgres_url)
 
 
+async def test_a_relay_that_slept_through_its_lease_is_fenced(broker: str, postgres_url: str, tmp_path: Path) -> None:
+    """Fault F8: the one at work is stopped for longer than its lease and wakes up: it marks nothing, order stays."""
+    api, *consumers = (
+        Service(command, store=postgres_url, broker=broker) for command in ("api", "consumer", "consumer")
+    )
+    with Fleet([api, *consumers]), writing(api, tmp_path, seconds=20) as clients:
+        await asyncio.sleep(2)
+        owner = await relay_pid(postgres_url)
+        sleeper = psutil.Process(owner)
+        sleeper.suspend()
+        try:
+            async with asyncio.timeout(LEASE_SECONDS + 10):
+                while await relay_pid(postgres_url) == owner:
+                    await asyncio.sleep(0.1)
+        finally:
+            sleeper.resume()
+        assert {answer.status for answer in clients.finish().values()} == {201}
+        await everything_published(postgres_url)
+        await check_stream(broker, postgres_url)
+        assert await relay_pid(postgres_url) != owner
+
+
 @contextmanager
 def writing(api: Service, folder: Path, *, seconds: int) -> Iterator[Clients]:
     """Clients that count shelves, 50 times a second, so that products keep running out and coming back."""

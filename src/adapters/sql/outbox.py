@@ -10,7 +10,8 @@ from sqlalchemy import and_, case, func, or_, select, update
 from adapters.sql import tables
 from adapters.sql.database import Database, upsert
 from core.events import OutboxRow
-from ports.store import BACKLOG_MAX, RELAY, Backlog, Lease
+from ports.outbox import Lease
+from ports.store import BACKLOG_MAX, RELAY, Backlog
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
@@ -53,7 +54,10 @@ class SqlOutbox:
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
         """The critical products' backlog first, then what has waited longest."""
         table = tables.outbox
-        wanted = and_(_PENDING, ~self.database.among(table.c.product_id, skip)) if skip else _PENDING
+        blocked = select(table.c.product_id).where(table.c.blocked_at.is_not(None))
+        wanted = and_(_PENDING, table.c.product_id.not_in(blocked))
+        if skip:
+            wanted = and_(wanted, ~self.database.among(table.c.product_id, skip))
         urgent = select(table.c.product_id).where(_PENDING, table.c.critical)
         # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
         first = select(*_OUTBOX).where(wanted, (table.c.product_id + "").in_(urgent)).order_by(table.c.id).limit(limit)

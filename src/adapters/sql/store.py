@@ -18,6 +18,7 @@ from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.product_records import SqlProductRecords
 from adapters.sql.reconciliation import SqlReconciliation
+from adapters.sql.replays import SqlReplays
 from adapters.sql.retries import SqlRetries
 from adapters.sql.transaction import (
     NOTHING,
@@ -84,7 +85,7 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore(SqlOutbox, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords):
+class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:

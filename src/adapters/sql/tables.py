@@ -253,6 +253,8 @@ outbox = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("published_at", UtcTime),
     Column("position", BigInteger),
+    Column("blocked_at", UtcTime),
+    Column("blocked_reason", Text),
     UniqueConstraint("product_id", "sequence"),
     sqlite_autoincrement=True,
 )
@@ -276,6 +278,13 @@ Index(
     sqlite_where=text("position IS NOT NULL"),
 )
 
+Index(
+    "outbox_blocked_idx",
+    outbox.c.product_id,
+    postgresql_where=text("blocked_at IS NOT NULL"),
+    sqlite_where=text("blocked_at IS NOT NULL"),
+)
+
 product_check = Table(
     "product_check",
     metadata,
@@ -283,6 +292,23 @@ product_check = Table(
     Column("status", Text, nullable=False),
     Column("owed_at", UtcTime, nullable=False),
     Column("checked_at", UtcTime),
+)
+
+outbox_replay = Table(
+    "outbox_replay",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("product_id", Text),
+    Column("from_position", BigInteger, nullable=False),
+    Column("to_position", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("published", BigInteger, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
 )
 
 inbox = Table(
@@ -342,6 +368,14 @@ _DUE = text("next_attempt_at IS NOT NULL")
 Index("dead_letter_due_idx", dead_letter.c.next_attempt_at, postgresql_where=_DUE, sqlite_where=_DUE)
 _ENDED = text("ended_at IS NOT NULL")
 Index("dead_letter_ended_idx", dead_letter.c.ended_at, postgresql_where=_ENDED, sqlite_where=_ENDED)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("fingerprint", Text, primary_key=True),
+    Column("attempts", BigInteger, nullable=False),
+    Column("last_at", UtcTime, nullable=False),
+)
 
 dead_letter_attempt = Table(
     "dead_letter_attempt",

@@ -15,6 +15,7 @@ from entrypoints.api.docs import DocsPlugin
 from entrypoints.api.health import HealthPlugin
 from entrypoints.api.management import ManagementPlugin
 from entrypoints.api.movements import MovementsPlugin
+from entrypoints.api.outbox import OutboxPlugin
 from entrypoints.api.parameters import ParametersPlugin
 from entrypoints.api.problems import ProblemsPlugin
 from entrypoints.api.product_service import ProductServicePlugin
@@ -54,6 +55,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             ReceiptsPlugin(),
             ProductServicePlugin(),
             DeadLettersPlugin(),
+            OutboxPlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

@@ -161,7 +161,7 @@ async def retry_one(
     request: AnyRequest, letter_id: Id, letters: FromDishka[DeadLetters], data: Strict[RetryOne | None] = None
 ) -> Reply:
     """Try a dead letter now. The answer is the letter afterwards: RESOLVED, or why it failed again."""
-    return ok(await letters.retry(letter_id, _act(request, data.reason if data else None)))
+    return ok(await letters.retry(letter_id, act(request, data.reason if data else None)))
 
 
 @post(
@@ -173,25 +173,25 @@ async def retry_one(
 )
 async def edit(request: AnyRequest, letter_id: Id, data: Strict[Edit], letters: FromDishka[DeadLetters]) -> Reply:
     """Replace a dead letter by one with another body and try that. The answer is the new letter; both are linked."""
-    return ok(await letters.edit(letter_id, data.body, _act(request, data.reason)))
+    return ok(await letters.edit(letter_id, data.body, act(request, data.reason)))
 
 
 @post("/{id:str}/discard", operation_id="discardDeadLetter", status_code=200, responses=_LETTER)
 async def discard(request: AnyRequest, letter_id: Id, data: Strict[Decision], store: FromDishka[Store]) -> Reply:
     """Decide against a dead letter. It can be restored for 90 days."""
-    return ok(await store.discard_letter(letter_id, _act(request, data.reason)))
+    return ok(await store.discard_letter(letter_id, act(request, data.reason)))
 
 
 @post("/{id:str}/restore", operation_id="restoreDeadLetter", status_code=200, responses=_LETTER)
 async def restore(request: AnyRequest, letter_id: Id, data: Strict[Decision], store: FromDishka[Store]) -> Reply:
     """Take back that a dead letter was discarded."""
-    return ok(await store.restore_letter(letter_id, _act(request, data.reason)))
+    return ok(await store.restore_letter(letter_id, act(request, data.reason)))
 
 
 @post("/{id:str}/note", operation_id="noteDeadLetter", status_code=200, responses=_LETTER)
 async def note(request: AnyRequest, letter_id: Id, data: Strict[Note], store: FromDishka[Store]) -> Reply:
     """Put a note on a dead letter, or take it off."""
-    return ok(await store.note_letter(letter_id, data.note, _act(request, None)))
+    return ok(await store.note_letter(letter_id, data.note, act(request, None)))
 
 
 # -- acting on many ----------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ async def retry_many(request: AnyRequest, data: Strict[RetryMany], store: FromDi
     """Have many dead letters tried again by the consumers, 20,000 at most. The answer is where to watch it."""
     which = data.filter if data.ids is None else data.ids
     assert which is not None
-    retry = await store.begin_retry(which, _act(request, data.reason), canary=data.canary)
+    retry = await store.begin_retry(which, act(request, data.reason), canary=data.canary)
     return ok(retry, status=202, location=f"/admin/dead-letters/retries/{retry.id}")
 
 
@@ -229,9 +229,10 @@ async def get_retry(retry_id: Id, store: FromDishka[Store]) -> Reply:
 @post("/retries/{id:str}/cancel", operation_id="cancelDeadLetterRetry", status_code=200, responses=_RETRY)
 async def cancel(request: AnyRequest, retry_id: Id, data: Strict[Decision], store: FromDishka[Store]) -> Reply:
     """Stop a retry. What is in hand is still finished, what is left is unresolved again."""
-    return ok(await store.cancel_retry(retry_id, _act(request, data.reason)))
+    return ok(await store.cancel_retry(retry_id, act(request, data.reason)))
 
 
-def _act(request: AnyRequest, reason: str | None) -> Act:
+def act(request: AnyRequest, reason: str | None) -> Act:
+    """Return the act that a request asks for, by whom it comes from."""
     correlation_id = request.scope["state"]["caller_correlation_id"]
     return Act(actor=request.user.subject, reason=reason, correlation_id=correlation_id)

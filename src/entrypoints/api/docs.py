@@ -35,6 +35,7 @@ _TAGS = {
     "Expected receipts": "Units that are to come, such as the lines of a purchase order.",
     "Products": "Totals over a product's items.",
     "Dead letters": "Messages that could not be dealt with; operators look at them, administrators mend them.",
+    "Outbox": "Events on their way out: what waits, what no broker takes, and publishing again.",
     "Service": "Health, and what errors mean.",
 }
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}

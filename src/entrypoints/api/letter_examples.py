@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document: what is asked and told of dead letters."""
+"""Examples for the OpenAPI document: what is asked and told of dead letters and the outbox."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,7 +7,9 @@ import msgspec
 from msgspec.structs import asdict
 
 from core.acts import ActRecord
+from entrypoints.api.outbox import OutboxState
 from ports.dead_letters import Attempt, Letter, LetterDetail, LetterGroup, Retry
+from ports.outbox import BlockedEvent, Replay
 
 BODIES: dict[str, dict[str, dict[str, Any]]] = {
     "retryDeadLetter": {"the cause is gone": {"reason": "SKU released by the other product"}},
@@ -31,6 +33,19 @@ BODIES: dict[str, dict[str, dict[str, Any]]] = {
         "these": {"ids": ["dl_01GXYZ234DEF", "dl_01GXYZ234DEG"], "canary": False},
     },
     "cancelDeadLetterRetry": {"enough": {"reason": "Too many fail again"}},
+    "releaseBlockedEvent": {
+        "try again": {"reason": "The broker takes larger messages now"},
+        "never publish it": {"reason": "Nobody needs it", "skip": True},
+    },
+    "replayEvents": {
+        "positions": {"fromPosition": 100, "toPosition": 250, "reason": "A consumer lost its state"},
+        "a product's since then": {
+            "productId": "prod_01FXYZ789ABC",
+            "since": "2026-11-20T10:00:00Z",
+            "reason": "The queue was deleted",
+        },
+    },
+    "cancelReplay": {"enough": {"reason": "The wrong range"}},
 }
 
 _AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -67,6 +82,17 @@ _NOTED = ActRecord(
     correlation_id=None,
     details={"note": _LETTER.note},
 )
+_BLOCKED = BlockedEvent(
+    event_id="01a21a1f-29eb-7514-b18d-bc369be81fbd",
+    event_type="StockLevelChanged",
+    product_id="prod_01FXYZ789ABC",
+    sequence=17,
+    bytes=745,
+    reason="The broker refused it 3 times while others got through. (745 bytes)",
+    created_at=_AT,
+    blocked_at=_AT + timedelta(seconds=3),
+    waiting=3,
+)
 ANSWERS: tuple[Any, ...] = (
     _LETTER,
     LetterDetail(
@@ -101,6 +127,22 @@ ANSWERS: tuple[Any, ...] = (
         succeeded=30,
         failed=1,
         left=11,
+        started_at=_AT,
+        ended_at=None,
+    ),
+    OutboxState(3, _AT, [_BLOCKED]),
+    _BLOCKED,
+    Replay(
+        id="rpl_01GXYZ234DEF",
+        status="RUNNING",
+        actor="alice",
+        reason="A consumer lost its state",
+        product_id=None,
+        from_position=100,
+        to_position=250,
+        position=180,
+        total=151,
+        published=81,
         started_at=_AT,
         ended_at=None,
     ),

@@ -55,12 +55,19 @@ _TAGGED = {
     **dict.fromkeys((*_MATCHED, *_REMEMBERED), 200),
     **dict.fromkeys(("getExpectedReceipt", "receiveExpectedReceipt", "cancelExpectedReceipt"), 200),
 }
-_LOCATED = ("createWarehouse", "createInventoryItem", "reserve", "createExpectedReceipt", "retryDeadLetters")
+_LOCATED = (
+    "createWarehouse",
+    "createInventoryItem",
+    "reserve",
+    "createExpectedReceipt",
+    "retryDeadLetters",
+    "replayEvents",
+)
 _NAMES_NOTHING = ("createWarehouse", "forceCircuit")
 _NEVER_AWAY = ("live", "explainProblem", "getProductService", "forceCircuit")
 _CLAIMED = (
     *("retryDeadLetter", "editDeadLetter", "discardDeadLetter", "restoreDeadLetter", "noteDeadLetter"),
-    *("retryDeadLetters", "cancelDeadLetterRetry"),
+    *("retryDeadLetters", "cancelDeadLetterRetry", "releaseBlockedEvent", "replayEvents", "cancelReplay"),
 )
 """What is claimed with the act: a second one is refused, and idempotency keys mean nothing."""
 _UNKEYED = ("forceCircuit", *_CLAIMED)
@@ -78,6 +85,7 @@ _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt", "forceCircuit"), ()),
     **dict.fromkeys(_CLAIMED, (Conflict,)),
     "noteDeadLetter": (),
+    "releaseBlockedEvent": (),
     "editDeadLetter": (Conflict, UnsupportedVersion),
 }
 _ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)

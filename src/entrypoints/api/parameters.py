@@ -39,6 +39,9 @@ ProductId: TypeAlias = Annotated[
         description="The Product Service's id, percent-encoded; one that contains a slash cannot stand in a path.",
     ),
 ]
+EventId: TypeAlias = Annotated[
+    str, PathParameter(name="eventId", min_length=1, max_length=_WORD_MAX, pattern=_PRINTABLE)
+]
 Quantity: TypeAlias = Annotated[int, QueryParameter(ge=1, le=QUANTITY_MAX, description="Desired quantity.")]
 CheckAllWarehouses: TypeAlias = Annotated[
     bool, QueryParameter(name="checkAllWarehouses", description="Check across all warehouses.")
