@@ -44,7 +44,9 @@ QUERIES = {
     ("GET", "/products/{productId}/availability"),
     ("GET", "/events"),
 }
+EVENTS = {("POST", "/product-events"), ("GET", "/product-events/{eventId}")}
 ADMINS_ALONE = {(method, path) for method, path in ROUTES if path.startswith("/admin/") and method != "GET"}
+ADMINS_ALONE |= {("POST", "/product-events")}
 CLOSED = [route for route in ROUTES if route not in PUBLIC]
 
 
@@ -79,7 +81,7 @@ CALLERS: dict[str, tuple[str | None, set[tuple[str, str]] | None]] = {
     "foreign": (jwt.encode({"roles": [ADMIN]}, "somebody else's secret, long enough", "HS256"), None),
     "no role": (token(), set()),
     "unknown role": (token("root"), set()),
-    "product-events": (token("product-events"), set()),
+    "product-events": (token("product-events"), EVENTS),
     PRODUCT_SERVICE: (token(PRODUCT_SERVICE), QUERIES),
     OPERATOR: (token(OPERATOR), {*CLOSED} - ADMINS_ALONE),
     ADMIN: (token(ADMIN), {*CLOSED}),
@@ -116,7 +118,7 @@ async def test_nobody_gets_past_without_a_good_token(api: Api, method: str, path
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
 @pytest.mark.parametrize(
-    "roles", [("product-events",), ("inventory-service",), ("Inventory-Admin", "admin", "*"), ("public",)]
+    "roles", [("inventory-service",), ("Inventory-Admin", "admin", "*"), ("public",), ("product-event",)]
 )
 async def test_roles_without_rights_are_refused_everywhere(
     api: Api, method: str, path: str, roles: tuple[str, ...]
@@ -140,6 +142,11 @@ async def test_the_product_service_reaches_the_queries_and_nothing_else(api: Api
     """Least privilege, by what the service answers and not by what its table says."""
     open_to_it = {route for route in CLOSED if await _status(api, *route, PRODUCT_SERVICE) != 403}
     assert open_to_it == QUERIES
+
+
+async def test_whoever_brings_events_brings_events_and_nothing_else(api: Api) -> None:
+    """The same for the role product-events."""
+    assert {route for route in CLOSED if await _status(api, *route, "product-events") != 403} == EVENTS
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(PUBLIC))
@@ -166,7 +173,7 @@ async def test_options_is_for_those_who_may_use_the_path(api: Api, path: str) ->
     url = _url(path)
     public = any((way, path) in PUBLIC for way in METHODS)
     assert await _status(api, "OPTIONS", url) == (204 if public else 401)
-    assert await _status(api, "OPTIONS", url, "product-events") == (204 if public else 403)
+    assert await _status(api, "OPTIONS", url, "unknown") == (204 if public else 403)
     async with api.client(ADMIN) as client:
         answer = await client.options(url)
     assert answer.status_code == 204

@@ -22,6 +22,7 @@ from core.housekeeping import Housekeeper
 from core.inventory import Inventory
 from core.operations import EventPolicy
 from core.products import Products
+from core.reception import Reception
 from core.reconciliation import Reconciliation
 from core.redelivery import Redelivery
 from core.snapshots import Snapshots
@@ -165,6 +166,11 @@ class UseCases(Provider):
     def redelivery(self, store: Store, writer: Writer, products: Products) -> Redelivery:
         """Make what tries dead letters again."""
         return Redelivery(store, writer, products, process=self._owner)
+
+    @provide
+    def reception(self, store: Store, writer: Writer, products: Products) -> Reception:
+        """Make what takes product events by HTTP."""
+        return Reception(store, writer, products, process=self._owner)
 
     @provide
     def catalog_watch(self, catalog: ProductCatalog) -> CatalogWatch:

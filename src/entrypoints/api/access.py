@@ -51,6 +51,8 @@ ACCESS: dict[tuple[str, str], frozenset[str]] = {
     ("PATCH", "/expected-receipts/{id}"): _MANAGE,
     ("POST", "/expected-receipts/{id}/receive"): _MANAGE,
     ("POST", "/expected-receipts/{id}/cancel"): _MANAGE,
+    ("POST", "/product-events"): _ADMIN | {"product-events"},
+    ("GET", "/product-events/{eventId}"): _MANAGE | {"product-events"},
     ("GET", "/admin/product-service"): _MANAGE,
     ("GET", "/admin/product-service/checks"): _MANAGE,
     ("PUT", "/admin/product-service/circuit"): _ADMIN,

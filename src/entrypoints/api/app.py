@@ -18,6 +18,7 @@ from entrypoints.api.movements import MovementsPlugin
 from entrypoints.api.outbox import OutboxPlugin
 from entrypoints.api.parameters import ParametersPlugin
 from entrypoints.api.problems import ProblemsPlugin
+from entrypoints.api.product_events import ProductEventsPlugin
 from entrypoints.api.product_service import ProductServicePlugin
 from entrypoints.api.queries import QueriesPlugin
 from entrypoints.api.receipts import ReceiptsPlugin
@@ -54,6 +55,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             ReservationsPlugin(),
             ReceiptsPlugin(),
             ProductServicePlugin(),
+            ProductEventsPlugin(),
             DeadLettersPlugin(),
             OutboxPlugin(),
             *plugins,

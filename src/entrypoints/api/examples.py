@@ -35,6 +35,7 @@ from core.errors import (
 from core.events import EVENT_VERSION, SOURCE, Event, Metadata, OutOfStock
 from core.operations import StockChange
 from core.projection import Step
+from core.reception import EventStatus
 from core.stock import (
     Balance,
     Catalog,
@@ -153,6 +154,16 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "all there is": {"quantity": 38, "close": True, "reason": "Two broken in transit"},
     },
     "cancelExpectedReceipt": {"not delivered": {"reason": "Discontinued by the supplier"}},
+    "takeProductEvent": {
+        "created": {
+            "eventId": "e1b2c3d4-e5f6-7890-abcd-ef0123456789",
+            "eventType": "ProductCreated",
+            "eventVersion": "1.0.0",
+            "timestamp": "2026-11-23T10:00:00Z",
+            "metadata": {"correlationId": "checkout-4711", "source": "product-service"},
+            "payload": {"productId": _PRODUCT, "sku": "WIDGET-2", "name": "Widget, model 2"},
+        },
+    },
     "forceCircuit": {"ask no more": {"circuit": "OPEN"}, "let it decide": {"circuit": "AUTO"}},
 }
 
@@ -256,6 +267,7 @@ _TOLD: tuple[Any, ...] = (
         checked_at=_AT,
         calls=Condition(circuit="CLOSED", forced=False, calls=20, failures=1),
     ),
+    EventStatus(event_id="e1b2c3d4", status="APPLIED", code=None, reason=None, at=_AT),
     ProductCheck(product_id=_PRODUCT, status="PENDING", owed_at=_AT, checked_at=None),
     ProblemKind("/problems/not-found", "not_found", "Not found", 404, "The thing named does not exist; name another."),
     Warehouse(

@@ -62,16 +62,21 @@ _LOCATED = (
     "createExpectedReceipt",
     "retryDeadLetters",
     "replayEvents",
+    "takeProductEvent",
 )
-_NAMES_NOTHING = ("createWarehouse", "forceCircuit")
+_NAMES_NOTHING = ("createWarehouse", "forceCircuit", "takeProductEvent")
 _NEVER_AWAY = ("live", "explainProblem", "getProductService", "forceCircuit")
 _CLAIMED = (
     *("retryDeadLetter", "editDeadLetter", "discardDeadLetter", "restoreDeadLetter", "noteDeadLetter"),
     *("retryDeadLetters", "cancelDeadLetterRetry", "releaseBlockedEvent", "replayEvents", "cancelReplay"),
 )
 """What is claimed with the act: a second one is refused, and idempotency keys mean nothing."""
-_UNKEYED = ("forceCircuit", *_CLAIMED)
-_ASKS_ABROAD = ("createInventoryItem",)
+_UNKEYED = ("forceCircuit", "takeProductEvent", *_CLAIMED)
+_ABROAD: dict[str, tuple[type[InventoryError], ...]] = {
+    "createInventoryItem": (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError),
+    "takeProductEvent": (ProductServiceUnavailable, ProductServiceProtocolError, OutcomeUnknown),
+}
+"""What else can be refused where others may be asked first."""
 _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     "createWarehouse": (AlreadyExists,),
     "createInventoryItem": (AlreadyExists, SkuConflict, Conflict),
@@ -84,8 +89,7 @@ _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     **dict.fromkeys(("updateWarehouse", "updateInventoryItem", "updateProduct", "releaseReservation"), ()),
     **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt", "forceCircuit"), ()),
     **dict.fromkeys(_CLAIMED, (Conflict,)),
-    "noteDeadLetter": (),
-    "releaseBlockedEvent": (),
+    **dict.fromkeys(("noteDeadLetter", "releaseBlockedEvent", "takeProductEvent"), ()),
     "editDeadLetter": (Conflict, UnsupportedVersion),
 }
 _ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)
@@ -208,8 +212,7 @@ def _refusals(operation: _Operation) -> Iterator[type[InventoryError]]:
         yield from () if operation.id in _UNKEYED else (IdempotencyKeyReused, OutcomeUnknown)
     if operation.id in _CLAIMED:
         yield OutcomeUnknown
-    if operation.id in _ASKS_ABROAD:
-        yield from (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError)
+    yield from _ABROAD.get(operation.id, ())
     if operation.body is not None:
         yield from (ContentTooLarge, UnsupportedMediaType)
     if operation.id in _MATCHED:

@@ -40,7 +40,14 @@ ProductId: TypeAlias = Annotated[
     ),
 ]
 EventId: TypeAlias = Annotated[
-    str, PathParameter(name="eventId", min_length=1, max_length=_WORD_MAX, pattern=_PRINTABLE)
+    str,
+    PathParameter(
+        name="eventId",
+        min_length=1,
+        max_length=_WORD_MAX,
+        pattern=_PRINTABLE,
+        description="The event's id, percent-encoded; one that contains a slash cannot stand in a path.",
+    ),
 ]
 Quantity: TypeAlias = Annotated[int, QueryParameter(ge=1, le=QUANTITY_MAX, description="Desired quantity.")]
 CheckAllWarehouses: TypeAlias = Annotated[
