@@ -14,7 +14,8 @@ def before_call(_: Any, case: schemathesis.Case, __: dict[str, Any]) -> None:
 
     A cursor is only ever one that a page gave; an entity tag is quoted; an integer is written without a fraction; no
     text holds NUL, metadata included; a range has its smaller end first; what happened lies in the past, and nothing at
-    the edge of the calendar; strategies are those installed; goods move to *another* warehouse.
+    the edge of the calendar; strategies are those installed; goods move to *another* warehouse;
+    an event is of a version that is read, and names a SKU, and no variant twice.
     """
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
@@ -43,6 +44,10 @@ def _meaningful(node: Any) -> Any:
         node["sourcing"] = "MOST_STOCK"
     if "toWarehouseId" in node:
         node["toWarehouseId"] = "wh_other"
+    if "eventVersion" in node:
+        payload = node["payload"]
+        payload = payload | {"variants": payload.get("variants", [])[:1], "sku": payload.get("sku") or "WIDGET-3"}
+        node |= {"eventVersion": "1.0.0", "timestamp": "2026-01-01T00:00:00Z", "payload": payload}
     return node
 
 
