@@ -37,9 +37,12 @@ from core.operations import (
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    Expect,
     Fulfil,
     Operation,
     Receive,
+    ReceiveBody,
+    ReceiveExpected,
     Release,
     Reserve,
     ReserveLine,
@@ -47,7 +50,7 @@ from core.operations import (
     Transfer,
 )
 from core.reconciliation import Reconciliation
-from core.stock import Item, Reservation
+from core.stock import ExpectedReceipt, Item, Reservation
 from core.writer import Writer
 from entrypoints import reconciler
 from entrypoints.config import Config, SettingError
@@ -130,14 +133,15 @@ async def standing(store: Store) -> list[tuple[str, str]]:
 
 # -- what is found ---------------------------------------------------------------------------------------------------
 
-LAST = 9
+LAST = 10
 """The sequence of the last event of a product in these tests."""
 
 
 class Plant(NamedTuple):
     """Something that is made wrong about a product, and the finding that it is: about its first item, or itself.
 
-    The item has four versions, the last with 13 on hand and 3 of them reserved; another has 7 more.
+    The item has four versions, the last with 13 on hand and 3 of them reserved. Another, ``{second}``, has 7 more, 3 of
+    which came of an expected receipt of 40; its findings are about that item.
     """
 
     sql: str
@@ -211,6 +215,23 @@ PLANTS = {
         "UPDATE product SET total_reserved = 4 WHERE id = '{product}'",
         *("TOTALS_MISMATCH", {"quantityReserved": 3}, {"quantityReserved": 4}),
     ),
+    "what came": Plant(
+        "UPDATE expected_receipt SET received_quantity = 4 WHERE inventory_item_id = '{second}'",
+        *("RECEIVED_MISMATCH", {"receivedQuantity": 3}, {"receivedQuantity": 4}),
+    ),
+    "where it came from": Plant(
+        "UPDATE stock_transaction SET expected_receipt_id = NULL WHERE inventory_item_id = '{second}'",
+        *("RECEIVED_MISMATCH", {"receivedQuantity": 0}, {"receivedQuantity": 3}),
+    ),
+    "what came long ago": Plant(
+        "UPDATE expected_receipt SET received_quantity = 4, outstanding_quantity = 0, status = 'RECEIVED'"
+        " WHERE inventory_item_id = '{second}'; UPDATE product SET total_expected = 0 WHERE id = '{product}'",
+        *("RECEIVED_MISMATCH", {"receivedQuantity": 3}, {"receivedQuantity": 4}),
+    ),
+    "what is to come": Plant(
+        "UPDATE expected_receipt SET outstanding_quantity = 36 WHERE inventory_item_id = '{second}'",
+        *("TOTALS_MISMATCH", {"quantityExpected": 36}, {"quantityExpected": 37}),
+    ),
     "an event between": Plant(
         "DELETE FROM outbox WHERE product_id = '{product}' AND sequence = 3",
         *("SEQUENCE_GAP", {"sequence": 3}, {"sequence": 4}),
@@ -228,7 +249,7 @@ PLANTS = {
     "nothing": Plant("SELECT 1"),
 }
 IN_HISTORY = {"a change", "a reserved change", "a balance of the past", "the first row", "rows between"} | {
-    "an event between"
+    *("an event between", "what came long ago")
 }
 
 
@@ -239,30 +260,35 @@ async def plant(place: Place, *names: str) -> dict[str, str]:
         for warehouse in ("wh_1", "wh_2"):
             await submit(writer, CreateWarehouse(id=warehouse, name=warehouse))
         made = await asyncio.gather(*(_product(writer, f"prod {name}") for name in names))
-    for name, item in zip(names, made, strict=True):
-        sql = PLANTS[name].sql.format(item=item.id, product=item.product_id)
+    for name, (item, second) in zip(names, made, strict=True):
+        sql = PLANTS[name].sql.format(item=item.id, second=second.id, product=item.product_id)
         await place.alter(*sql.split(";"))
-        about_product = (PLANTS[name].kind or "").startswith(("TOTALS", "SEQUENCE"))
-        subjects[name] = item.product_id if about_product else item.id
+        about = {"TOTALS": item.product_id, "SEQUENCE": item.product_id, "RECEIVED": second.id}
+        subjects[name] = about.get((PLANTS[name].kind or "").split("_")[0], item.id)
     return subjects
 
 
-async def _product(writer: Writer, product: str) -> Item:
-    """A product of two items, and of the first one what a ``Plant`` says."""
+async def _product(writer: Writer, product: str) -> tuple[Item, Item]:
+    """A product of two items, with what a ``Plant`` says of each."""
     created = CreateItem(sku=product, product_id=product, warehouse_id="wh_1", initial_quantity=10)
     item = only(await submit(writer, created))
     assert isinstance(item, Item)
     line = ReserveLine(inventory_item_id=item.id, quantity=3)
-    second = CreateItem(sku=product, product_id=product, warehouse_id="wh_2", initial_quantity=7)
+    other = CreateItem(sku=product, product_id=product, warehouse_id="wh_2", initial_quantity=4)
+    second = only(await submit(writer, other))
+    assert isinstance(second, Item)
+    expect = Expect(inventory_item_id=second.id, quantity=40, expected_at=datetime.now(UTC) + timedelta(days=1))
+    receipt = only(await submit(writer, expect))
+    assert isinstance(receipt, ExpectedReceipt)
     for operation in (
         Receive(inventory_item_id=item.id, quantity=5),
         Reserve(lines=(line,)),
         Ship(inventory_item_id=item.id, quantity=2),
-        second,
+        ReceiveExpected(receipt_id=receipt.id, body=ReceiveBody(quantity=3)),
     ):
         outcome = only(await submit(writer, operation))
         assert not isinstance(outcome, InventoryError)
-    return item
+    return item, second
 
 
 @pytest.mark.parametrize("page", [2, 500])
@@ -621,13 +647,14 @@ async def test_the_commands_say_what_was_found(shop: Place) -> None:
     shown = inventory("reconcile", "show", store=shop.url)
     await shop.alter(
         "UPDATE product SET total_reserved = 3",
-        "UPDATE stock_transaction SET on_hand_change = 5 WHERE item_version = 2",
+        "UPDATE stock_transaction SET on_hand_change = 5 WHERE on_hand_change = 6",
     )
     clean, drawn = on_a_terminal("reconcile", "run", store=shop.url)
     runs = json.loads(inventory("reconcile", "list", "--json", store=shop.url).stdout)
 
     assert (found.returncode, shown.returncode, clean.returncode) == (1, 0, 0)
-    assert found.stderr.splitlines() == ["looked at 2 products", "looked at 10 ledger rows", "looked at 18 events"]
+    looked = ("2 products", "2 expected receipts", "12 ledger rows", "20 events")
+    assert found.stderr.splitlines() == [f"looked at {part}" for part in looked]
     assert {(each["kind"], each["inventoryItemId"] or each["productId"]) for each in told["findings"]} == {
         ("TOTALS_MISMATCH", subjects["a total"]),
         ("LEDGER_MISMATCH", subjects["a change"]),
@@ -635,7 +662,7 @@ async def test_the_commands_say_what_was_found(shop: Place) -> None:
     assert told["run"]["findings"] == {"TOTALS_MISMATCH": 1, "LEDGER_MISMATCH": 1}
     assert all(word in shown.stdout for word in ("quantityReserved 3", "quantityReserved 4", "prod a total", "2 new"))
     assert "found: nothing. 0 new, 2 resolved" in only(clean.stdout.splitlines())
-    assert all(words in drawn for words in ("Looking at products", "2/2", "Looking at ledger rows", "10/10"))
+    assert all(words in drawn for words in ("Looking at products", "2/2", "Looking at ledger rows", "12/12"))
     assert [(run["findings"], run["actor"], run["deep"]) for run in runs] == [
         ({}, "inventory-cli", True),
         ({"TOTALS_MISMATCH": 1, "LEDGER_MISMATCH": 1}, "inventory-cli", True),

@@ -5,10 +5,13 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
-Kind = Literal["LEDGER_MISMATCH", "RESERVED_MISMATCH", "TOTALS_MISMATCH", "SEQUENCE_GAP", "VERSION_GAP"]
+Kind = Literal[
+    "LEDGER_MISMATCH", "RESERVED_MISMATCH", "RECEIVED_MISMATCH", "TOTALS_MISMATCH", "SEQUENCE_GAP", "VERSION_GAP"
+]
 Trigger = Literal["interval", "manual"]
-Part = Literal["stock", "ledger", "events"]
-"""What can be looked through: every product as it stands now; every row of the ledger; every event that is kept."""
+Part = Literal["stock", "receipts", "ledger", "events"]
+"""What can be looked through: every product as it stands now; every expected receipt, those that have ended as well;
+every row of the ledger; every event that is kept."""
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -22,7 +25,8 @@ class Discrepancy(Struct, frozen=True, rename="camel", kw_only=True):
 
     - LEDGER_MISMATCH: an item is not as its last ledger row left it, or a row not what the row before it leads to.
     - RESERVED_MISMATCH: an item has more or less reserved than open reservations hold of it.
-    - TOTALS_MISMATCH: a product's totals are not the sums over its items.
+    - RECEIVED_MISMATCH: an expected receipt of an item has received more or less than its ledger rows say.
+    - TOTALS_MISMATCH: a product's totals are not the sums over its items, or over what is expected of them.
     - SEQUENCE_GAP: an event of a product is missing between others, or its last one is not the product's ``sequence``.
     - VERSION_GAP: an item's ledger leaves out a version.
     """

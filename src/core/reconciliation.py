@@ -27,7 +27,7 @@ from ports.store import AuditPage, Store
 LEASE_SECONDS = 30.0
 DEEP_SECONDS = 86_400.0
 SECOND_LOOK_SECONDS = 1.0
-PAGES: dict[Part, int] = {"stock": 500, "ledger": 20_000, "events": 20_000}
+PAGES: dict[Part, int] = {"stock": 500, "receipts": 5_000, "ledger": 20_000, "events": 20_000}
 """How much of each part one statement reads: products, or rows."""
 _POLL_SECONDS = 30.0
 _log = logging.getLogger(__name__)

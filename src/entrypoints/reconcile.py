@@ -21,7 +21,12 @@ from ports.store import Store
 ACTOR = "inventory-cli"
 _PAGE = 1_000
 _SHOWN_MAX = 100
-_PARTS: dict[Part, str] = {"stock": "products", "ledger": "ledger rows", "events": "events"}
+_PARTS: dict[Part, str] = {
+    "stock": "products",
+    "receipts": "expected receipts",
+    "ledger": "ledger rows",
+    "events": "events",
+}
 
 
 def run(config: Config, *, deep: bool, as_json: bool) -> int:

@@ -40,6 +40,8 @@ _WORDS = {
     "on_hand": "quantityOnHand",
     "reserved": "quantityReserved",
     "available": "quantityAvailable",
+    "expected": "quantityExpected",
+    "received": "receivedQuantity",
     "version": "version",
     "sequence": "sequence",
 }
@@ -58,10 +60,23 @@ async def standing(database: Database, connection: AsyncConnection, *, after: st
     in_page, of_page = database.among(product.id, ids), database.among(item.product_id, ids)
     items = await connection.scalar(select(func.count()).where(of_page))
     statement = union_all(
-        _last_rows().where(of_page), _reserved().where(of_page), _totals(in_page), _last_events().where(in_page)
+        _last_rows().where(of_page),
+        _reserved().where(of_page),
+        _received().where(of_page, tables.expected_receipt.c.outstanding_quantity > tables.NOTHING),
+        _totals(in_page),
+        _last_events().where(in_page),
     )
     found = await connection.execute(statement)
     return AuditPage(len(ids), items or 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
+
+
+async def receipts(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> AuditPage:
+    """Look at the next expected receipts, by id, whether they have ended or not."""
+    receipt = tables.expected_receipt.c
+    page = select(receipt.id).where(receipt.id > (after or "")).order_by(receipt.id).limit(limit)
+    ids = list((await connection.execute(page)).scalars())
+    found = await connection.execute(_received().where(database.among(receipt.id, ids)))
+    return AuditPage(len(ids), 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
 
 
 async def history(connection: AsyncConnection, part: Part, *, after: str | None, limit: int) -> AuditPage:
@@ -85,6 +100,8 @@ def size(part: Part) -> Select[Any]:
     """Select about how much there is: versions count ledger rows, and the outbox's ids its events, but for gaps."""
     if part == "stock":
         return select(func.count()).select_from(tables.product)
+    if part == "receipts":
+        return select(func.count()).select_from(tables.expected_receipt)
     if part == "ledger":
         return select(func.sum(tables.inventory_item.c.version))
     return select(func.max(tables.outbox.c.id) - func.min(tables.outbox.c.id) + 1)
@@ -137,13 +154,29 @@ def _reserved() -> Select[Any]:
     return _compare("RESERVED_MISMATCH", item, item.c.product_id, item.c.id, pairs)
 
 
+def _received() -> Select[Any]:
+    """Expected receipts and the ledger rows that came of them."""
+    receipt, item, entry = tables.expected_receipt, tables.inventory_item, tables.stock_transaction
+    came = select(func.coalesce(func.sum(entry.c.on_hand_change), 0)).where(entry.c.expected_receipt_id == receipt.c.id)
+    pairs: _Pairs = {"received": (came.correlate(receipt).scalar_subquery(), receipt.c.received_quantity)}
+    of_item = receipt.join(item, item.c.id == receipt.c.inventory_item_id)
+    return _compare("RECEIVED_MISMATCH", of_item, item.c.product_id, item.c.id, pairs)
+
+
 def _totals(in_page: ColumnElement[bool]) -> Select[Any]:
-    """Products and the sums over their items."""
+    """Products and the sums over their items, and over what is still to come of those."""
     product, item = tables.product, tables.inventory_item
+    receipt, own = tables.expected_receipt, tables.inventory_item.alias()
+    expected = (
+        select(func.coalesce(func.sum(receipt.c.outstanding_quantity), 0))
+        .join_from(own, receipt, receipt.c.inventory_item_id == own.c.id)
+        .where(own.c.product_id == product.c.id, receipt.c.outstanding_quantity > tables.NOTHING)
+    )
     sums = (
         select(
             product.c.id,
-            *(product.c[f"total_{name}"] for name in _BALANCES),
+            *(product.c[f"total_{name}"] for name in (*_BALANCES, "expected")),
+            expected.correlate(product).scalar_subquery().label("expected"),
             *(func.coalesce(func.sum(item.c[name]), 0).label(name) for name in _BALANCES),
         )
         .outerjoin_from(product, item, item.c.product_id == product.c.id)
@@ -151,7 +184,7 @@ def _totals(in_page: ColumnElement[bool]) -> Select[Any]:
         .group_by(product.c.id)
         .subquery()
     )
-    pairs: _Pairs = {name: (sums.c[name], sums.c[f"total_{name}"]) for name in _BALANCES}
+    pairs: _Pairs = {name: (sums.c[name], sums.c[f"total_{name}"]) for name in (*_BALANCES, "expected")}
     return _compare("TOTALS_MISMATCH", sums, sums.c.id, None, pairs)
 
 

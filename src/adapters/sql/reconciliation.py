@@ -32,6 +32,8 @@ class SqlReconciliation:
                 await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             if part == "stock":
                 return await audit.standing(self.database, connection, after=after, limit=limit)
+            if part == "receipts":
+                return await audit.receipts(self.database, connection, after=after, limit=limit)
             return await audit.history(connection, part, after=after, limit=limit)
 
     async def audit_size(self, part: Part) -> int:

@@ -21,7 +21,6 @@ from adapters.sql.reconciliation import SqlReconciliation
 from adapters.sql.replays import SqlReplays
 from adapters.sql.retries import SqlRetries
 from adapters.sql.transaction import (
-    NOTHING,
     RECEIPTS,
     SqlTransaction,
     item_of,
@@ -245,9 +244,9 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
         async with self.database.reading() as connection:
             now, _ = await self.database.clock(connection)
             if overdue is True:
-                statement = statement.where(table.outstanding_quantity > NOTHING, table.expected_at <= now)
+                statement = statement.where(table.outstanding_quantity > tables.NOTHING, table.expected_at <= now)
             elif overdue is False:
-                statement = statement.where((table.outstanding_quantity == NOTHING) | (table.expected_at > now))
+                statement = statement.where((table.outstanding_quantity == tables.NOTHING) | (table.expected_at > now))
             return (await connection.execute(statement)).all(), now
 
     async def due(self, limit: int, *, skip: Collection[str] = ()) -> list[str]:
@@ -324,7 +323,7 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
 def _with_supplies(statement: Select[Any]) -> Select[Any]:
     """Add to items what is still to come of them: for each a row, or a row without."""
     item, receipt = tables.inventory_item.c, tables.expected_receipt
-    still_to_come = and_(receipt.c.inventory_item_id == item.id, receipt.c.outstanding_quantity > NOTHING)
+    still_to_come = and_(receipt.c.inventory_item_id == item.id, receipt.c.outstanding_quantity > tables.NOTHING)
     supply = (receipt.c.outstanding_quantity, receipt.c.expected_at)
     return statement.outerjoin(receipt, still_to_come).add_columns(*supply)
 

@@ -231,6 +231,8 @@ expected_receipt = Table(
     Index(None, "inventory_item_id"),
     Index(None, "reference_number"),
 )
+NOTHING: ColumnElement[int] = literal_column("0")
+"""Written out, not bound, for the same reason: what is outstanding is found by partial indexes."""
 # Only the few that are open are in these: what every read of a product looks at, and what may be overdue.
 _OPEN = text("outstanding_quantity > 0")
 for _name, _column in (("supply", "inventory_item_id"), ("overdue", "expected_at")):

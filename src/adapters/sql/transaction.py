@@ -135,7 +135,7 @@ class SqlTransaction:
         receipt, item, among = tables.expected_receipt.c, tables.inventory_item.c, self._database.among
         asked: list[ColumnElement[bool]] = []
         if expecting := [product.id for product in products if product.total_expected]:
-            asked.append(and_(among(item.product_id, expecting), receipt.outstanding_quantity > NOTHING))
+            asked.append(and_(among(item.product_id, expecting), receipt.outstanding_quantity > tables.NOTHING))
         if wanted.receipt_ids:
             asked.append(among(receipt.id, wanted.receipt_ids))
         found: dict[str, ExpectedReceipt] = {}
@@ -389,8 +389,6 @@ def warehouse_of(row: Any) -> Warehouse:
     return Warehouse(**fields, lead_time_days=days)
 
 
-NOTHING: ColumnElement[int] = literal_column("0")
-"""Written out, not bound: only so do the indexes of what is outstanding serve a prepared statement."""
 RECEIPTS = select(
     tables.expected_receipt,
     *(tables.inventory_item.c[name] for name in ("product_id", "warehouse_id", "sku")),
