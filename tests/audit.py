@@ -17,6 +17,7 @@ _TABLES = (
     "stock_transaction",
     "reservation",
     "reservation_line",
+    "expected_receipt",
     "outbox",
     "idempotency_key",
 )
@@ -33,6 +34,7 @@ class Books:
         )
         self.reservations = {row["id"]: row for row in tables["reservation"]}
         self.lines = tables["reservation_line"]
+        self.receipts = {row["id"]: row for row in tables["expected_receipt"]}
         self.answers = tables["idempotency_key"]
         self.outbox = sorted(tables["outbox"], key=lambda row: (row["product_id"], row["sequence"]))
 
@@ -48,9 +50,10 @@ class Books:
         return granted
 
     def check(self) -> None:
-        """Fail unless ledger, balances, reservations, totals and events tell the same story."""
+        """Fail unless ledger, balances, reservations, receipts, totals and events tell the same story."""
         self._check_ledger()
         self._check_reservations()
+        self._check_receipts()
         self._check_totals()
         self._check_events()
 
@@ -92,10 +95,33 @@ class Books:
         ) == (sorted((line["reservation_id"], line["inventory_item_id"], line["quantity"]) for line in self.lines))
         assert self.granted().keys() == self.reservations.keys()
 
+    def _check_receipts(self) -> None:
+        """What came of an expected receipt is in the ledger rows that name it; what is to come follows from that."""
+        came: dict[str, int] = defaultdict(int)
+        for row in self.ledger:
+            if row["expected_receipt_id"] is not None:
+                receipt = self.receipts[row["expected_receipt_id"]]
+                assert (row["type"], row["inventory_item_id"]) == ("RECEIPT", receipt["inventory_item_id"])
+                came[receipt["id"]] += row["on_hand_change"]
+        for id, receipt in self.receipts.items():
+            assert receipt["received_quantity"] == came[id]
+            missing = receipt["quantity"] - came[id]
+            if receipt["status"] in ("EXPECTED", "PARTIALLY_RECEIVED"):
+                assert missing == receipt["outstanding_quantity"] > 0
+                assert (receipt["status"] == "EXPECTED") == (came[id] == 0)
+            else:
+                assert receipt["outstanding_quantity"] == 0
+                assert (receipt["status"] == "CANCELLED") == (came[id] == 0)
+
     def _check_totals(self) -> None:
-        """A product's totals are the sums over its items."""
+        """A product's totals are the sums over its items, and over what is to come of them."""
         by_product = _grouped(self.items, "product_id")
+        to_come: dict[str, int] = defaultdict(int)
+        for receipt in self.receipts.values():
+            to_come[receipt["inventory_item_id"]] += receipt["outstanding_quantity"]
         for product in self.products:
+            own = by_product.get(product["id"], [])
+            assert product["total_expected"] == sum(to_come[item["id"]] for item in own)
             for name in ("on_hand", "reserved", "available"):
                 assert product[f"total_{name}"] == sum(item[name] for item in by_product.get(product["id"], []))
 

@@ -8,7 +8,7 @@ been told. With ``CI`` set the run is the same every time.
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,11 +33,15 @@ from core.fields import QUANTITY_MAX
 from core.operations import (
     Activate,
     Adjust,
+    AmendExpected,
+    CancelExpected,
     Confirm,
     Count,
     CreateItem,
     CreateWarehouse,
     Deactivate,
+    Expect,
+    ExpectedPatch,
     Extend,
     Fulfil,
     FulfilBody,
@@ -46,6 +50,8 @@ from core.operations import (
     Operation,
     ProductPatch,
     Receive,
+    ReceiveBody,
+    ReceiveExpected,
     Release,
     Reserve,
     ReserveLine,
@@ -63,7 +69,7 @@ from core.operations import (
 from core.reservations import expire_due
 from core.rules import decide
 from core.sourcing import STRATEGIES
-from core.stock import Item, Product, Reservation, ReservationLine, StockTransaction
+from core.stock import ExpectedReceipt, Item, Product, Reservation, ReservationLine, StockTransaction
 
 # Explaining a failure takes longer than finding it and says little about a sequence of steps.
 PHASES = [phase for phase in Phase if phase is not Phase.explain]
@@ -86,7 +92,14 @@ levels = few | st.sampled_from([20, QUANTITY_MAX])
 offsets = st.sampled_from([None, None, 0, 0, -1])
 """Which version a caller names: none, the current one, or one that has passed."""
 seconds = st.sampled_from([1, 2, 5, 900])
+due = st.sampled_from([-86_400, 0, 1, 3, 1000, 86_400])
+"""When something is expected, so many seconds from now."""
 maybe = levels | st.just(UNSET)
+
+
+def version_of(receipt: ExpectedReceipt | None) -> int:
+    """Return the version of an expected receipt, 0 where there was none."""
+    return receipt.version if receipt is not None else 0
 
 
 def picture(*parts: Any) -> bytes:
@@ -117,11 +130,13 @@ class Stock(NamedTuple):
     products: dict[str, Product]
     items: dict[str, Item]
     reservations: dict[str, Reservation]
+    receipts: dict[str, ExpectedReceipt]
 
     def of(self, product_id: str) -> "Stock":
         """Return one product's part; reservations are not cut."""
         items = {id: item for id, item in self.items.items() if item.product_id == product_id}
-        return Stock({product_id: self.products[product_id]}, items, self.reservations)
+        receipts = {id: each for id, each in self.receipts.items() if each.inventory_item_id in items}
+        return Stock({product_id: self.products[product_id]}, items, self.reservations, receipts)
 
     @property
     def total(self) -> int:
@@ -131,10 +146,26 @@ class Stock(NamedTuple):
 
 def stock_of(book: Book) -> Stock:
     """Return what a book holds now."""
-    return Stock(dict(book.products), dict(book.items), dict(book.reservations))
+    return Stock(dict(book.products), dict(book.items), dict(book.reservations), dict(book.receipts))
 
 
-def true_edges(before: Stock, after: Stock) -> list[tuple[Any, ...]]:
+def outstanding(receipt: ExpectedReceipt) -> int:
+    """Say what is still to come."""
+    ended = receipt.status in ("RECEIVED", "CANCELLED")
+    return 0 if ended else receipt.quantity - receipt.received_quantity
+
+
+def restock(stock: Stock, now: datetime) -> str:
+    """Say when more is to come for sale, as an event writes it; nothing where nobody knows."""
+    dates = [
+        receipt.expected_at
+        for receipt in stock.receipts.values()
+        if outstanding(receipt) and stock.items[receipt.inventory_item_id].status == "ACTIVE"
+    ]
+    return min((at.isoformat().replace("+00:00", "Z") for at in dates if now < at), default="")
+
+
+def true_edges(before: Stock, after: Stock, now: datetime) -> list[tuple[Any, ...]]:
     """Say what must be told of one product, given its stock before and after."""
     edges: list[tuple[Any, ...]] = []
     for id, item in after.items.items():
@@ -144,7 +175,7 @@ def true_edges(before: Stock, after: Stock) -> list[tuple[Any, ...]]:
         if low(item) and not low(before.items.get(id)):
             edges.append(("LowStockThresholdReached", id, new, item.reorder_threshold, item.target_stock_level))
     if before.total > 0 and after.total == 0:
-        edges.append(("OutOfStock", sum(item.reserved for item in after.items.values())))
+        edges.append(("OutOfStock", sum(item.reserved for item in after.items.values()), restock(after, now)))
     if before.total == 0 and after.total > 0:
         edges.append(("BackInStock", after.total))
     for id, hold in before.reservations.items():
@@ -177,6 +208,8 @@ def goods_meant(operation: Operation | None, before: Stock, after: Stock) -> dic
             sku, product = before.items[id].sku, before.items[id].product_id
             there = [i for i, item in after.of(product).items.items() if (item.sku, item.warehouse_id) == (sku, to)]
             meant = {id: -units} | dict.fromkeys(there, units)
+        case ReceiveExpected(receipt_id=id, body=body):
+            meant = {before.receipts[id].inventory_item_id: body.quantity}
         case CreateItem(initial_quantity=units):
             meant = dict.fromkeys(after.items.keys() - before.items.keys(), units)
         case Fulfil(reservation_id=id):
@@ -204,7 +237,7 @@ def edge_told(event: Mapping[str, Any]) -> tuple[Any, ...]:
         case "LowStockThresholdReached":
             names = ("inventoryItemId", "quantityAvailable", "reorderThreshold", "targetStockLevel")
         case "OutOfStock":
-            names = ("totalQuantityReserved",)
+            return type, payload["totalQuantityReserved"], payload["restockExpected"] or ""
         case "BackInStock":
             names = ("totalQuantityAvailable",)
         case "ReservationExpired":
@@ -256,6 +289,10 @@ class Shop(RuleBasedStateMachine):
     def reservation(self, choice: int) -> str:
         """Choose a reservation."""
         return self.one_of(self.book.reservations, choice, unknown="res_unknown")
+
+    def receipt(self, choice: int) -> str:
+        """Choose an expected receipt."""
+        return self.one_of(self.book.receipts, choice, unknown="exp_unknown")
 
     # -- what can be asked -----------------------------------------------------------------------------------------
 
@@ -429,6 +466,43 @@ class Shop(RuleBasedStateMachine):
         id, patch = self.warehouse(warehouse), WarehousePatch(active=active)
         self.ask(UpdateWarehouse(warehouse_id=id, patch=patch, if_match=1 if warehouse % 2 else None))
 
+    @rule(item=choices, quantity=quantities, seconds=due, by_sku=st.booleans())
+    def expect(self, item: int, quantity: int, seconds: int, by_sku: bool) -> None:
+        """Units are ordered, some for a time that is over; the supplier's clerk knows the item or its SKU."""
+        id, at = self.item(item), self.book.now + timedelta(seconds=seconds)
+        if by_sku and (named := self.book.items.get(id)):
+            self.ask(Expect(sku=named.sku, warehouse_id=named.warehouse_id, quantity=quantity, expected_at=at))
+        else:
+            self.ask(Expect(inventory_item_id=id, quantity=quantity, expected_at=at))
+
+    @precondition(lambda self: self.book.receipts)
+    @rule(
+        receipt=choices,
+        quantity=st.integers(1, 20) | st.just(UNSET),
+        seconds=st.none() | due,
+        reason=st.sampled_from(["Late", None, UNSET]),
+        offset=offsets,
+    )
+    def amend(self, *, receipt: int, quantity: Any, seconds: int | None, reason: Any, offset: int | None) -> None:
+        """What is expected changes, sometimes to nothing new."""
+        id, at = self.receipt(receipt), UNSET if seconds is None else self.book.now + timedelta(seconds=seconds)
+        known = self.book.receipts.get(id)
+        version = None if offset is None or known is None else known.version + offset
+        patch = ExpectedPatch(quantity=quantity, expected_at=at, reason=reason)
+        self.ask(AmendExpected(receipt_id=id, patch=patch, if_match=version))
+
+    @precondition(lambda self: self.book.receipts)
+    @rule(receipt=choices, quantity=quantities, close=st.booleans())
+    def receive_expected(self, receipt: int, quantity: int, close: bool) -> None:
+        """What was expected comes: a part, all, or more."""
+        self.ask(ReceiveExpected(receipt_id=self.receipt(receipt), body=ReceiveBody(quantity=quantity, close=close)))
+
+    @precondition(lambda self: self.book.receipts)
+    @rule(receipt=choices)
+    def cancel_expected(self, receipt: int) -> None:
+        """Nothing more will come."""
+        self.ask(CancelExpected(receipt_id=self.receipt(receipt)))
+
     @precondition(lambda self: len(self.book.warehouses) < 5)
     @rule(id=st.sampled_from(["wh_5", "wh_1"]))
     def create_warehouse(self, id: str) -> None:
@@ -453,6 +527,7 @@ class Shop(RuleBasedStateMachine):
                 products=dict(book.products),
                 items=dict(book.items),
                 reservations=dict(book.reservations),
+                receipts={id: each.seen(book.now + timedelta(seconds=seconds)) for id, each in book.receipts.items()},
                 warehouses=dict(book.warehouses),
             )
         )
@@ -483,7 +558,11 @@ class Shop(RuleBasedStateMachine):
         new_rows = book.ledger[rows:]
         self.check_rows(stock, new_rows)
         self.check_events(stock, new_rows, book.outbox[told:])
-        self.check_revisions(operation, stock, {row.product_id for row in new_rows})
+        self.check_receipts(operation, stock, new_rows)
+        arranged = {
+            each.product_id for id, each in book.receipts.items() if each.version != version_of(stock.receipts.get(id))
+        }
+        self.check_revisions(operation, stock, arranged | {row.product_id for row in new_rows})
         self.check_promises(operation, stock)
         self.check_answer(operation, result, new_rows)
         assert goods_meant(operation, stock, stock_of(book)) == goods_moved(stock, stock_of(book))
@@ -502,6 +581,8 @@ class Shop(RuleBasedStateMachine):
                 assert all(promised[id] >= units for id, units in named.items())
                 assert named == promised or any(line.inventory_item_id is None for line in lines)
                 assert result is book.reservations[result.id]
+            case Expect() | AmendExpected() | ReceiveExpected() | CancelExpected(), ExpectedReceipt():
+                assert result is book.receipts[result.id]
             case Release(), Reservation():
                 assert result is book.reservations[result.id]
                 assert result.status in ("RELEASED", "FULFILLED", "EXPIRED")
@@ -534,7 +615,7 @@ class Shop(RuleBasedStateMachine):
         after = stock_of(self.book)
         for id in PRODUCTS:
             events = [msgspec.json.decode(row.body) for row in told if row.product_id == id]
-            assert true_edges(before.of(id), after.of(id)) == sorted(map(edge_told, events))
+            assert true_edges(before.of(id), after.of(id), self.book.now) == sorted(map(edge_told, events))
             first = before.products[id].sequence + 1
             assert list(range(first, first + len(events))) == [event["metadata"]["sequence"] for event in events]
             assert first + len(events) == after.products[id].sequence + 1
@@ -561,6 +642,34 @@ class Shop(RuleBasedStateMachine):
             assert moved < 0
         if event["eventType"] == "BackInStock":
             assert moved > 0
+
+    def check_receipts(self, operation: Operation | None, before: Stock, rows: list[StockTransaction]) -> None:
+        """Only the expected receipt that was named changes, by one version; what came of it is in one row."""
+        receipts = self.book.receipts
+        changed = {id for id, each in receipts.items() if each is not before.receipts.get(id)}
+        named = {row.expected_receipt_id for row in rows if row.expected_receipt_id is not None}
+        match operation:
+            case Expect(quantity=quantity):
+                (id,) = changed
+                assert (receipts[id].quantity, receipts[id].received_quantity) == (quantity, 0)
+                assert (receipts[id].status, receipts[id].version, id in before.receipts) == ("EXPECTED", 1, False)
+            case ReceiveExpected(receipt_id=id, body=body):
+                old, new = before.receipts[id], receipts[id]
+                assert changed == named == {id}
+                assert old.received_quantity + body.quantity == new.received_quantity
+                assert outstanding(old) > 0
+                assert new.status == "RECEIVED" or not (body.close or new.received_quantity >= new.quantity)
+            case AmendExpected(receipt_id=id) | CancelExpected(receipt_id=id):
+                assert changed <= {id}
+                assert not changed or outstanding(before.receipts[id]) > 0
+                assert before.receipts[id].received_quantity == receipts[id].received_quantity
+                assert not isinstance(operation, CancelExpected) or outstanding(receipts[id]) == 0
+            case _:
+                assert not changed
+        assert isinstance(operation, ReceiveExpected) or not named
+        for id in changed:
+            assert receipts[id].version == version_of(before.receipts.get(id)) + 1
+            assert receipts[id].updated_at == self.book.now
 
     def check_revisions(self, operation: Operation | None, before: Stock, touched: set[str]) -> None:
         """A touched product's revision rises by one; the others are left alone."""
@@ -628,6 +737,28 @@ class Shop(RuleBasedStateMachine):
             for line in reservation.lines if reservation.status in ("HELD", "CONFIRMED") else ():
                 held[line.inventory_item_id] += unfulfilled(line)
         assert held == {id: item.reserved for id, item in self.book.items.items()}
+
+    @invariant()
+    def what_is_expected_adds_up(self) -> None:
+        """What came of an expected receipt is in the ledger, what is to come in the product's total; its item's."""
+        came = dict.fromkeys(self.book.receipts, 0)
+        for row in [*self.ledger, *self.book.ledger]:
+            if row.expected_receipt_id is not None:
+                came[row.expected_receipt_id] += row.on_hand_change
+        to_come = dict.fromkeys(self.book.products, 0)
+        for id, receipt in self.book.receipts.items():
+            item, over = self.book.items[receipt.inventory_item_id], receipt.received_quantity - receipt.quantity
+            assert (came[id], outstanding(receipt)) == (receipt.received_quantity, receipt.outstanding_quantity)
+            assert (receipt.product_id, receipt.sku, receipt.warehouse_id) == (
+                *(item.product_id, item.sku),
+                item.warehouse_id,
+            )
+            assert receipt.discrepancy == (over if receipt.status == "RECEIVED" else 0)
+            assert receipt.is_overdue == (outstanding(receipt) > 0 and receipt.expected_at <= self.book.now)
+            assert (receipt.status in ("EXPECTED", "CANCELLED")) == (came[id] == 0)
+            assert (receipt.status in ("EXPECTED", "PARTIALLY_RECEIVED")) == (receipt.outstanding_quantity > 0)
+            to_come[receipt.product_id] += receipt.outstanding_quantity
+        assert to_come == {id: product.total_expected for id, product in self.book.products.items()}
 
     @invariant()
     def no_hold_outlives_its_end(self) -> None:

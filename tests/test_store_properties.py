@@ -19,10 +19,24 @@ from audit import books
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+from msgspec import UNSET
 from msgspec.structs import replace
 from sqlalchemy import delete, update
 from stores import CAUSE, batch, key, migrated
-from test_rules_properties import PHASES, PRODUCTS, SKUS, WAREHOUSES, Shop, choices, few, seconds, unfulfilled
+from test_rules_properties import (
+    PHASES,
+    PRODUCTS,
+    SKUS,
+    WAREHOUSES,
+    Shop,
+    choices,
+    due,
+    few,
+    offsets,
+    quantities,
+    seconds,
+    unfulfilled,
+)
 
 from adapters.sql import tables
 from adapters.sql.store import SqlStore
@@ -30,21 +44,25 @@ from core.errors import InventoryError
 from core.events import OutboxRow, ProductEvent, ProductPayload
 from core.expiry import Sweeper
 from core.operations import (
+    AmendExpected,
     ApplyProductEvent,
+    CancelExpected,
     Change,
     CreateItem,
     CreateWarehouse,
     EventPolicy,
+    Expect,
     Extend,
     Operation,
     Outcome,
     Receive,
+    ReceiveExpected,
     Request,
     Reserve,
     StockChange,
 )
 from core.rules import decide
-from core.stock import Item, Reservation, StockTransaction
+from core.stock import ExpectedReceipt, Item, Reservation, StockTransaction
 from core.writer import Writer
 from ports.store import Wanted
 
@@ -215,6 +233,27 @@ class Market(Shop):
         """What was promised leaves, if anything was."""
         super().fulfil(reservation, lines)
 
+    @rule(
+        receipt=choices,
+        quantity=st.integers(1, 20) | st.just(UNSET),
+        seconds=st.none() | due,
+        reason=st.sampled_from(["Late", None, UNSET]),
+        offset=offsets,
+    )
+    def amend(self, *, receipt: int, quantity: Any, seconds: int | None, reason: Any, offset: int | None) -> None:
+        """What is expected changes, if anything is."""
+        super().amend(receipt=receipt, quantity=quantity, seconds=seconds, reason=reason, offset=offset)
+
+    @rule(receipt=choices, quantity=quantities, close=st.booleans())
+    def receive_expected(self, receipt: int, quantity: int, close: bool) -> None:
+        """What was expected comes, if anything was."""
+        super().receive_expected(receipt, quantity, close)
+
+    @rule(receipt=choices)
+    def cancel_expected(self, receipt: int) -> None:
+        """Nothing more will come, if anything would."""
+        super().cancel_expected(receipt)
+
     @rule(id=st.sampled_from(["wh_5", "wh_1"]))
     def create_warehouse(self, id: str) -> None:
         """A warehouse is opened, or exists."""
@@ -293,7 +332,8 @@ class Market(Shop):
         self.outbox = [OutboxRow(**{name: row[name] for name in names}) for row in found.outbox]
         products = {row["id"] for row in found.products}
         async with self.store.transaction() as transaction:
-            wanted = Wanted(whole_products=products, reservation_ids={*found.reservations}, all_warehouses=True)
+            ids = {"reservation_ids": {*found.reservations}, "receipt_ids": {*found.receipts}}
+            wanted = Wanted(whole_products=products, all_warehouses=True, **ids)
             self.load(await transaction.load(products, wanted))
             await transaction.rollback()
         self.seen["looks"] += 1
@@ -315,7 +355,11 @@ class Market(Shop):
                 assert sorted(
                     (untold.pop(row.id).inventory_item_id, row.reserved_change) for row in promised
                 ) == sorted((line.inventory_item_id, line.quantity) for line in outcome.lines)
-        if all(isinstance(operation, Change | CreateItem | Reserve) for operation in request.operations):
+            if isinstance(outcome, ExpectedReceipt) and isinstance(operation, ReceiveExpected):
+                came = [row for row in untold.values() if row.expected_receipt_id == outcome.id]
+                assert untold.pop(came[0].id).on_hand_change == operation.body.quantity
+        traced = Change | CreateItem | Reserve | Expect | AmendExpected | ReceiveExpected | CancelExpected
+        if all(isinstance(operation, traced) for operation in request.operations):
             assert not untold, "the ledger shows more than was answered"
         if len(request.operations) == 1:
             # An event may rename an item and revive it: two rows, but of two types.
