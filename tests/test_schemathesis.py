@@ -25,6 +25,8 @@ PHASES = {
 }
 # Refusals that a good request can meet: what they say depends on what happened before.
 CONFIGURATION = """
+max-stream-events = 1
+
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "304", "401", "403", "404", "409", "412", "422"]
 
@@ -85,6 +87,7 @@ def _configuration(ids: dict[str, str]) -> str:
     known = '{ dictionary = "products", probability = 0.8 }'
     parts.append('[dictionaries.products]\nvalues = ["prod_1"]')
     parts.append(f'[[operations]]\ninclude-path-regex = "productId"\nparameters = {{ "path.productId" = {known} }}')
+    parts.append('[[operations]]\ninclude-path = "/events"\nrequest-timeout = 5.0')
     return "\n\n".join(parts)
 
 

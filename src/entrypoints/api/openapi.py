@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import NoneType
 from typing import Any, NamedTuple, get_args
 
+import msgspec
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
@@ -187,8 +188,10 @@ def _responses(operation: _Operation, schemas: Schemas) -> dict[int, dict[str, A
         content: dict[str, Any] = {"schema": schemas.of(answer.data_container)}
         if examples := _examples(answer.data_container):
             content["examples"] = examples
-        media_type = "text/event-stream" if operation.id in _STREAMED else "application/json"
-        responses[status] = _response(answer.description, headers, {media_type: content})
+        described = (
+            {"text/event-stream": _sent(content)} if operation.id in _STREAMED else {"application/json": content}
+        )
+        responses[status] = _response(answer.description, headers, described)
     if operation.id in _REMEMBERED:
         responses[304] = _response("What the caller has is current.", [_ECHO, _ETAG], None)
     for status, kinds in _by_status(_refusals(operation)).items():
@@ -239,6 +242,23 @@ def _examples(envelope: Any) -> dict[str, Any]:
             value = {"success": True, "data": [told] if listed else told} | ({"nextCursor": None} if listed else {})
             examples[shape.__name__] = {"value": value}
     return examples
+
+
+def _sent(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a stream's event as it is sent: lines of text, of which ``data`` holds ours."""
+    data = _TEXT | {"contentMediaType": "application/json", "contentSchema": content["schema"]}
+    examples = {
+        name: {
+            "value": {
+                "id": "4711",
+                "event": example["value"].event_type,
+                "data": msgspec.json.encode(example["value"]).decode(),
+            }
+        }
+        for name, example in content["examples"].items()
+    }
+    schema = {"type": "object", "properties": {"id": _TEXT, "event": _TEXT, "data": data}}
+    return {"schema": schema, "examples": examples}
 
 
 def _without_null(parameter: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ AsOf: TypeAlias = Annotated[
     str | None, QueryParameter(name="asOf", format="date-time", description=f"What was on record then. {_WHEN}")
 ]
 By: TypeAlias = Annotated[
-    str | None, QueryParameter(name="by", description=f"Also tell how many can be had by then. {_WHEN}")
+    str | None,
+    QueryParameter(name="by", format="date-time", description=f"Also tell how many can be had by then. {_WHEN}"),
 ]
 Since: TypeAlias = Annotated[
     str | None, QueryParameter(name="since", format="date-time", description=f"Recorded then or later. {_WHEN}")

@@ -17,7 +17,7 @@ def _none(*names: str) -> dict[str, Any]:
 
 
 def _both(*names: str) -> dict[str, Any]:
-    return {"required": [*names], "properties": {name: {"type": "string"} for name in names}}
+    return {"required": [*names], "properties": {name: {"not": {"type": "null"}} for name in names}}
 
 
 # What fields together must not be, which stands in no type: a line names exactly one thing, a policy at least one.
@@ -35,6 +35,7 @@ _RULES: dict[str, list[dict[str, Any]]] = {
         _both("inventoryItemId", "sku"),
         _both("inventoryItemId", "warehouseId"),
     ],
+    "RetryMany": [_none("ids", "filter"), _both("ids", "filter")],
     "SetPolicy": [_none("safetyStock", "reorderThreshold", "targetStockLevel")],
 }
 _CODE = re.compile(r"``([^`]+)``")
