@@ -13,6 +13,7 @@ from litestar.plugins import InitPlugin
 from secrecy import secret
 
 from adapters.tokens import mint
+from core.snapshots import Snapshots
 from core.writer import Writer
 from entrypoints.api.app import create_app
 from entrypoints.config import Config
@@ -60,10 +61,13 @@ async def serving(
         await store.migrate()
     writer = await container.get(Writer)
     await writer.start()
+    snapshots = await container.get(Snapshots)
+    await snapshots.start()
     try:
         yield Api(create_app(container, plugins=plugins), container, store)
     finally:
         await writer.stop()
+        await snapshots.stop()
         await container.close()
 
 

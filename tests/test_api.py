@@ -146,6 +146,9 @@ async def test_availability_answers_as_specified(api: Api, client: httpx2.AsyncC
             "requestedQuantity": 10,
             "leadTimeEstimate": "1-2 days",
             "restockExpected": None,
+            "displayStatus": "IN_STOCK",
+            "message": "In Stock",
+            "lowStockThreshold": 10,
         },
     }
     found = [
@@ -539,7 +542,10 @@ async def test_every_handler_gets_its_collaborators(extended: Api) -> None:
             url = re.sub(r"\{productId\}", "prod_1", route.path_format)
             for method in set(getattr(route, "methods", ())) - {"OPTIONS"}:
                 answer = await client.request(method, re.sub(r"\{\w+\}", "inv_1", url))
-                assert answer.status_code in (200, 400, 404, 415) or route.path == "/extras/broken", (method, url)
+                assert answer.status_code in (200, 400, 404, 415) or route.path in ("/extras/broken", "/events"), (
+                    method,
+                    url,
+                )
                 assert "parameter" not in answer.text or "/schema" in url, (method, url)
 
 

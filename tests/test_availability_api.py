@@ -168,6 +168,32 @@ async def test_out_of_stock_says_when_more_comes(client: httpx2.AsyncClient) -> 
     assert datetime.fromisoformat(answer["restockExpected"]) == comes
 
 
+async def test_what_is_kept_near_is_told_by_the_same_rules(tmp_path: Any) -> None:
+    """The short way asks for a token and a good query like the long one, and never tells what is over."""
+    async with serving(tmp_path) as api, api.client(OPERATOR) as clerk, api.client() as nobody:
+        await clerk.post("/warehouses", json={"id": "wh_1", "name": "North"})
+        item = await made(clerk, 20)
+        urls = (
+            "/inventory-items/by-product/prod_1",
+            f"/inventory-items/{item}/availability?quantity=3&checkAllWarehouses=false",
+            "/products/prod_1/availability?quantity=3",
+        )
+        for left in (20, 19, 18):
+            for url in urls:
+                answers = [(await clerk.get(url)).json()["data"] for _ in range(3)]
+                assert answers[0] == answers[1] == answers[2]
+                assert left in (answers[0].get("availableQuantity"), answers[0].get("totalQuantityAvailable"))
+                assert (await nobody.get(url)).status_code == 401
+                again = f"{url}{'&' if '?' in url else '?'}"
+                assert [(await clerk.get(again + bad)).status_code for bad in ("colour=red", "quantity=0")] == [
+                    400,
+                    400,
+                ]
+            ship = {"type": "SHIP", "inventoryItemId": item, "quantity": 1}
+            (await clerk.post("/stock-operations", json=ship)).raise_for_status()
+        assert (await clerk.get("/products/prod_1/availability?quantity=18")).json()["data"]["isAvailable"] is False
+
+
 @pytest.mark.parametrize(
     "query", [{"by": "tomorrow"}, {"by": "2026-11-23T10:00:00"}, {"quantity": 0}, {"explain": "?"}]
 )

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from core.availability import Availability, Counted, Explanation, ProductAvailability, decide, lead_time, shipping
 from core.errors import NotFound
@@ -37,12 +37,28 @@ class Answer(Generic[T]):
         self.encoded: Any = None
 
 
+class Question(Struct, frozen=True):
+    """What was asked: of a product or of an item, and the key under which its answer is kept."""
+
+    product_id: str
+    item_id: str | None
+    key: Any
+
+
 class Inventory:
     """The specification's two questions. Belongs to one event loop."""
 
     def __init__(self, store: Store, snapshots: Snapshots) -> None:
         self._store = store
         self._snapshots = snapshots
+
+    def near(self, question: Question) -> Answer[Any] | None:
+        """Return the answer to a question if it was given before and is kept near; it takes no time."""
+        if question.item_id is not None:
+            sight = self._snapshots.near_of(question.item_id)
+        else:
+            sight = self._snapshots.near(question.product_id)
+        return sight.answers.get(question.key) if sight is not None else None
 
     async def by_product(self, product_id: str) -> Answer[ProductInventory]:
         """Return a product's stock in all warehouses; zeros for a product that has no items.

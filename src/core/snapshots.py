@@ -140,6 +140,12 @@ class Snapshots:
             sight.table, sight.answers = table.value, {}
         return sight
 
+    def near_of(self, item_id: str) -> Sight | None:
+        """Return what is kept here of an item's product, if it can be trusted now and the item is still there."""
+        known = self._product_of.get(item_id)
+        sight = self.near(known) if known is not None else None
+        return sight if sight is not None and _holds(sight, item_id) else None
+
     async def product(self, product_id: str) -> Sight | None:
         """Return the sight of a product, None when the store does not know it.
 
