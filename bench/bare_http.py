@@ -32,7 +32,11 @@ def app(answer: bytes) -> Litestar:
 
 async def main(stop: asyncio.Event) -> None:
     """Serve until told to stop."""
-    await HttpServer(app(ANSWER), listen(replace(Config(), port=int(PORT)))).serve_until(stop, lambda: None)
+    server = HttpServer(app(ANSWER), listen(replace(Config(), port=int(PORT))))
+    serving = asyncio.create_task(server.serve())
+    await stop.wait()
+    server.stop()
+    await serving
 
 
 if __name__ == "__main__":

@@ -6,17 +6,20 @@ the aim is divided by what was measured, so that longer is always better.
 
 from collections.abc import Mapping
 from html import escape
+from textwrap import wrap
 
 from rows import Measured, Row
 
 WIDTH, LINE, TOP, LABELS, FIGURES = 860, 30, 34, 410, 90
 BARS = WIDTH - LABELS - FIGURES
+CAPTION = 140
+"""Characters in a line below the bars."""
 FULL = 1.5
 """A bar ends here, in aims, however far beyond the row came."""
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #24292f } .axis { fill: #57606a; font-size: 11px }
   line { stroke: #57606a } .aim { stroke-dasharray: 3 3 } .floor { stroke: #24292f; stroke-width: 2 }
-  .reached { fill: #1a7f37 } .between { fill: #2f6fbd } .below { fill: #bc4c00 }
+  .plain { fill: #8c959f } .reached { fill: #1a7f37 } .between { fill: #2f6fbd } .below { fill: #bc4c00 }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .axis { fill: #9198a1 } line { stroke: #9198a1 } .floor { stroke: #e6edf3 }
     .reached { fill: #3fb950 } .between { fill: #58a6ff } .below { fill: #f0883e }
@@ -24,30 +27,46 @@ STYLE = """
 """
 
 
-def draw(found: Mapping[str, Measured], rows: Mapping[str, Row], *, caption: str) -> str:
-    """Return the chart of every row that has an aim."""
-    shown = [(rows[name], measured.value) for name, measured in found.items() if rows[name].aim]
-    height = TOP + LINE * len(shown) + 28
+def draw(found: Mapping[str, Measured], rows: Mapping[str, Row], *, caption: str, judged: bool = True) -> str:
+    """Return the chart of every row that has an aim; where it is not ``judged``, all bars have one colour."""
+    named = [(rows[name], measured) for name, measured in found.items() if rows[name].aim]
+    said = wrap(caption, CAPTION)
+    end = TOP + LINE * len(named) + 2
+    height = end + 10 + 15 * len(said)
     aim = LABELS + BARS / FULL
-    bars = "\n".join(_bar(row, value, TOP + LINE * place) for place, (row, value) in enumerate(shown))
+    below = "\n".join(
+        f'<text class="axis" x="8" y="{end + 15 * line}">{escape(text)}</text>' for line, text in enumerate(said, 1)
+    )
+    bars = "\n".join(
+        _bar(row, measured, TOP + LINE * place, judged=judged) for place, (row, measured) in enumerate(named)
+    )
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">
 <title>What was measured, as a share of what was aimed at</title>
 <style>{STYLE}</style>
-<line class="aim" x1="{aim:.0f}" x2="{aim:.0f}" y1="{TOP - 8}" y2="{height - 26}"/>
+<line class="aim" x1="{aim:.0f}" x2="{aim:.0f}" y1="{TOP - 8}" y2="{end}"/>
 <text class="axis" x="{aim:.0f}" y="{TOP - 14}" text-anchor="middle">aim</text>
 <text class="axis" x="{LABELS}" y="{TOP - 14}">longer is better; the tick is the floor</text>
 {bars}
-<text class="axis" x="8" y="{height - 8}">{escape(caption)}</text>
+{below}
 </svg>
 """
 
 
-def _bar(row: Row, value: float, y: int) -> str:
+def _bar(row: Row, measured: Measured, y: int, *, judged: bool) -> str:
+    value, what = measured.value, (measured.what or row.what).replace("`", "")
     length = min(_share(row, value), FULL) * BARS / FULL
     floor = LABELS + min(_share(row, row.floor or 0), FULL) * BARS / FULL
-    kind = "reached" if row.reaches(value, row.aim) else "between" if row.reaches(value, row.floor) else "below"
+    kind = (
+        "plain"
+        if not judged
+        else "reached"
+        if row.reaches(value, row.aim)
+        else "between"
+        if row.reaches(value, row.floor)
+        else "below"
+    )
     return (
-        f'<text x="{LABELS - 10}" y="{y + 17}" text-anchor="end">{escape(row.what.replace("`", ""))}</text>\n'
+        f'<text x="{LABELS - 10}" y="{y + 17}" text-anchor="end">{escape(what)}</text>\n'
         f'<rect class="{kind}" x="{LABELS}" y="{y + 4}" width="{length:.1f}" height="18" rx="2"/>\n'
         f'<line class="floor" x1="{floor:.0f}" x2="{floor:.0f}" y1="{y + 1}" y2="{y + 25}"/>\n'
         f'<text x="{WIDTH - 8}" y="{y + 17}" text-anchor="end">{shown(row, value)}</text>'

@@ -102,7 +102,8 @@ def latency(rig: Rig) -> Measured:
             rates.append(load.rate)
             halves.append(median(delays))
             p99s.append(quantiles(delays, n=100)[98])
-        return absolute(p99s, notes=[f"p50 {median(halves):.1f} ms, at {median(rates):,.0f} writes/s"])
+        reached = f"commit to subscriber at {median(rates):,.0f} writes/s, p99"
+        return absolute(p99s, what=reached, notes=[f"p50 {median(halves):.1f} ms; the pace wanted is {RATE} writes/s"])
 
 
 def _known(site: Site, first: int) -> int:

@@ -20,7 +20,8 @@ def history(rig: Rig) -> Measured:
                 lambda: old.load("reservations", old.items),
                 lambda: young.load("reservations", young.items),
                 rounds=rig.scale.rounds,
-                notes=[f"{many:,} ledger rows against {few:,}, with their reservations, events and stored answers"],
+                what=f"reservations at {many:,} ledger rows / at {few:,}",
+                notes=["each with its reservation, event and stored answer"],
             )
 
 
@@ -45,7 +46,8 @@ def leaks(rig: Rig) -> Measured:
         values=[after_many / after_few],
         ours=[after_many],
         baseline=[after_few],
-        notes=[f"after {many:,} and after {few:,} reservations, all events relayed"],
+        what=f"resident memory after {many:,} writes / after {few:,}",
+        notes=["reservations, all events relayed"],
     )
 
 

@@ -24,9 +24,12 @@ _HEADINGS = ("measure", "measured", "baseline", "ratio or value", "floor", "", "
 
 
 class Run(Struct, kw_only=True):
-    """One run of some rows: what was found, in the order of the table, and what failed."""
+    """One run of some rows: what was found, in the order of the table, and what failed.
 
-    scale: str
+    A ``quick`` one says that things work; what it reaches is not said to be reached.
+    """
+
+    quick: bool
     remark: str = ""
     began: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     found: dict[str, Measured] = {}
@@ -67,16 +70,16 @@ def save(run: Run, rows: Mapping[str, Row], folder: Path) -> Path:
     measured = [
         {
             "name": name,
-            "what": rows[name].what,
             "unit": rows[name].unit,
             "floor": rows[name].floor,
             "aim": rows[name].aim,
             "value": found.value,
             **msgspec.to_builtins(found),
+            "what": found.what or rows[name].what,
         }
         for name, found in run.found.items()
     ]
-    document = {"where": run.where, "scale": run.scale, "began": run.began, "rows": measured, "failed": run.failed}
+    document = {"where": run.where, "quick": run.quick, "began": run.began, "rows": measured, "failed": run.failed}
     file.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
     return file
 
@@ -84,7 +87,7 @@ def save(run: Run, rows: Mapping[str, Row], folder: Path) -> Path:
 def publish(run: Run, rows: Mapping[str, Row]) -> None:
     """Draw the chart and put the table into the README, between its two marks."""
     CHART.parent.mkdir(exist_ok=True)
-    CHART.write_text(draw(run.found, rows, caption=run.where), encoding="utf-8")
+    CHART.write_text(draw(run.found, rows, caption=run.where, judged=not run.quick), encoding="utf-8")
     before, rest = README.read_text(encoding="utf-8").split(_BEGIN)
     after = rest.split(_END)[1]
     block = "\n".join((_BEGIN, *_markdown(run, rows), _END))
@@ -108,8 +111,17 @@ def _cells(run: Run, rows: Mapping[str, Row]) -> Iterator[tuple[str, ...]]:
         spread = f" ({figure(min(measured.values))}–{figure(max(measured.values))})" if len(measured.values) > 1 else ""
         ratio = f"{shown(row, value)}{spread}"
         baseline = _rate(measured.baseline, row) if measured.baseline else "–"
-        goals = [text for goal in (row.floor, row.aim) for text in (_goal(goal), _MARKS[row.reaches(value, goal)])]
-        yield row.what, _rate(measured.ours, row), baseline, ratio, *goals
+        reached = [_MARKS[None if run.quick else row.reaches(value, goal)] for goal in (row.floor, row.aim)]
+        yield (
+            measured.what or row.what,
+            _rate(measured.ours, row),
+            baseline,
+            ratio,
+            _goal(row.floor),
+            reached[0],
+            _goal(row.aim),
+            reached[1],
+        )
 
 
 def _rate(values: Sequence[float], row: Row) -> str:

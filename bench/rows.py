@@ -25,13 +25,15 @@ class Measured(Struct, frozen=True, kw_only=True):
     """All rounds of a row.
 
     ``values`` is what floor and aim are held against: ratios where there is a ``baseline``, else what was measured.
-    ``notes`` are further figures of the same run, in words.
+    ``what`` says what was measured where that is not what the row is called: less of it, for a quick look. ``notes``
+    are further figures of the same run, in words.
     """
 
     values: Sequence[float]
     ours: Sequence[float]
     baseline: Sequence[float] = ()
     cpu: Mapping[str, float] = {}
+    what: str = ""
     notes: Sequence[str] = ()
 
     @property
@@ -89,7 +91,12 @@ def row(
 
 
 def alternate(
-    ours: Callable[[], Sample], baseline: Callable[[], Sample], *, rounds: int, notes: Sequence[str] = ()
+    ours: Callable[[], Sample],
+    baseline: Callable[[], Sample],
+    *,
+    rounds: int,
+    what: str = "",
+    notes: Sequence[str] = (),
 ) -> Measured:
     """Measure both sides in turn, so many rounds after one that warms both up, and take the ratio of each round."""
     ours(), baseline()
@@ -99,13 +106,14 @@ def alternate(
         ours=[mine.value for mine, _ in pairs],
         baseline=[other.value for _, other in pairs],
         cpu=_cpu([mine for mine, _ in pairs]) | _cpu([other for _, other in pairs], "baseline's "),
+        what=what,
         notes=notes,
     )
 
 
-def absolute(values: Sequence[float], *, cpu: Mapping[str, float] | None = None, notes: Sequence[str] = ()) -> Measured:
+def absolute(values: Sequence[float], *, what: str = "", notes: Sequence[str] = ()) -> Measured:
     """What is held against floor and aim as it was measured."""
-    return Measured(values=values, ours=values, cpu=cpu or {}, notes=notes)
+    return Measured(values=values, ours=values, what=what, notes=notes)
 
 
 def _cpu(samples: Sequence[Sample], prefix: str = "") -> dict[str, float]:

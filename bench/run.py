@@ -46,7 +46,7 @@ def main(
             click.echo(f"{row.name:<12} {row.what} ({row.unit}{_goals(row)})")
         return
     chosen = {name: row for name, row in ROWS.items() if (name in only or not only) and name not in skip}
-    run = Run(scale="quick" if quick else "full", remark=remark)
+    run = Run(quick=quick, remark=remark)
     with Rig(QUICK if quick else FULL) as rig:
         for name, row in chosen.items():
             _measure(run, rig, name, row)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import httpx2
 import msgspec
 import pytest
 from service import environment
@@ -42,6 +43,20 @@ def test_a_row_is_measured(postgres: Postgres, rabbitmq: RabbitMQ, tmp_path: Pat
     (file,) = tmp_path.glob("*.json")
     (found,) = msgspec.json.decode(file.read_bytes())["rows"]
     assert found["name"] == "ready" and 0 < found["value"] == found["ours"][0]
+
+
+def test_the_bare_route_answers_the_bytes_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """To what is read and to what is written alike."""
+    monkeypatch.syspath_prepend(BENCH)
+    from http_rows import BareHttp
+
+    (tmp_path / "answer").write_bytes(b'{"data":85}')
+    with BareHttp(tmp_path / "answer") as server:
+        answers = [
+            httpx2.get(f"{server.url}/inventory-items/by-product/prod_1", trust_env=False),
+            httpx2.post(f"{server.url}/reservations", json={"lines": []}, trust_env=False),
+        ]
+    assert [answer.content for answer in answers] == [b'{"data":85}'] * 2
 
 
 def test_the_chart_is_a_picture_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
