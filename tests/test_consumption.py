@@ -12,17 +12,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from stores import at_work, carry_out, dead_letters, migrated, only, stocked, unasked
 
 from adapters.memory import MemoryBroker
 from core.consumption import ProductEvents, decode
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
-from core.events import PRODUCT_EXCHANGE, ProductEvent
+from core.events import DEAD_LETTERS, PRODUCT_EXCHANGE, PRODUCT_QUEUE, ProductEvent
+from core.letters import fingerprint_of
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
 from core.stock import Item
 from core.writer import Writer
 from ports.broker import Delivery, Message, Verdict
-from ports.dead_letters import DeadLetter
+from ports.dead_letters import DeadLetter, LetterFilter
 from ports.store import ItemFilter, Store
 
 POLICY = EventPolicy(warehouse_ids=("wh_1",))
@@ -367,14 +369,133 @@ async def test_a_commit_that_was_lost_sight_of_counts_once(store: Store, path: P
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_what_never_succeeds_is_parked_after_six_tries(store: Store) -> None:
-    """A product that stays locked must not hold up the queue for ever."""
+async def test_what_does_not_succeed_is_parked_to_be_tried_again(store: Store) -> None:
+    """After three tries a product that stays locked holds up the queue no longer, and no operator is needed yet."""
     writer = MoodyWriter(store, *[Unavailable("Somebody holds the product.")] * 10)
     await handled(ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY)), sent(body()))
 
-    letter = only(await dead_letters(store))
-    assert ("unavailable", "Somebody holds the product.", 6) == (letter.code, letter.detail, letter.attempts)
-    assert 4 == len(writer.failures)
+    letter = only(await store.letters(LetterFilter(), limit=9))
+    assert ("WAITING", "unavailable", "Somebody holds the product.", 3) == (
+        letter.status,
+        letter.code,
+        letter.detail,
+        letter.attempts,
+    )
+    assert letter.next_attempt_at is not None
+    assert 7 == len(writer.failures)
+
+
+async def test_an_outage_pauses_consuming_and_counts_no_attempt(store: Store, impatient: None) -> None:
+    """Fault F15: while the store does not answer one asks and the others wait; then all are applied."""
+    asked = 0
+
+    class Away(Store):
+        async def ping(self) -> None:
+            nonlocal asked
+            asked += 1
+            if asked < 30:
+                raise Unavailable("The database is away.")
+
+    writer = MoodyWriter(store, *[Unavailable("The database is away.")] * 20)
+    await writer.start()
+    try:
+        events = ProductEvents(Away(), MemoryBroker(), writer, unasked(store, POLICY))  # type: ignore[abstract]
+        await asyncio.gather(*(handled(events, sent(told(number), id=f"evt-{number}")) for number in range(20)))
+    finally:
+        await writer.stop()
+
+    assert ([], 20) == (writer.failures, len(await stock_of(store)))
+    assert [] == await dead_letters(store)
+
+
+def told(number: int) -> dict[str, Any]:
+    """Return what is said of a product of this number."""
+    content = payload(productId=f"prod_{number}", sku=f"SKU-{number}")
+    return body(eventId=f"evt-{number}", payload=content)
+
+
+# -- delivered again --------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_comes_again_is_handled_alone(store: Store) -> None:
+    """Its attempt is on record before it is handled, and nobody else is in the room; then others go on."""
+    inside: list[str] = []
+    most: dict[str, int] = {}
+
+    class Watching(MoodyWriter):
+        async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
+            name = request.operations[0].event.event_id  # type: ignore[union-attr]
+            inside.append(name)
+            await asyncio.sleep(0.01)
+            most[name] = max(len(inside), most.get(name, 0))
+            try:
+                return await super().submit(request, timeout=timeout)
+            finally:
+                inside.remove(name)
+
+    writer = Watching(store)
+    await writer.start()
+    try:
+        events = ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY))
+        deliveries = [Delivery(sent(told(n), id=f"evt-{n}"), redelivered=n % 4 == 0) for n in range(16)]
+        assert {Verdict.DONE} == set(await asyncio.gather(*(events.handle(each) for each in deliveries)))
+    finally:
+        await writer.stop()
+
+    assert {1} == {most[f"evt-{n}"] for n in range(0, 16, 4)}
+    assert max(most.values()) > 1
+    assert 16 == len(await stock_of(store))
+    assert [1] * 4 == [await store.count_delivery(fingerprint_of(each.message)) for each in deliveries[::4]]
+
+
+async def test_a_message_that_keeps_coming_again_is_given_up_and_kept_once(store: Store) -> None:
+    """Faults F9, F26: on the fourth redelivery it goes to the broker's dead letters, and from there to ours, once."""
+    broker = MemoryBroker()
+    await broker.declare()
+    async with at_work(store) as writer:
+        events = ProductEvents(store, broker, writer, unasked(store, POLICY))
+        message = sent(body())
+        for _ in range(3):  # a process that counted the attempt and died
+            await store.count_delivery(fingerprint_of(message))
+        assert Verdict.DEAD is await events.handle(Delivery(message, redelivered=True))
+        headers = {"x-first-death-queue": PRODUCT_QUEUE, "x-first-death-exchange": PRODUCT_EXCHANGE}
+        dead = replace(message, exchange=DEAD_LETTERS, headers=headers | {"x-first-death-reason": "rejected"})
+        for again in (False, True, True):  # whoever kept it died before it could say so
+            assert Verdict.DONE is await events.bury(Delivery(dead, redelivered=again))
+
+        letter = only(await store.letters(LetterFilter(), limit=9))
+        assert ("UNRESOLVED", "crash_loop", 1, "evt-1") == (
+            letter.status,
+            letter.code,
+            letter.attempts,
+            letter.event_id,
+        )
+        kept = only(await dead_letters(store))
+        assert (PRODUCT_EXCHANGE, message.body) == (kept.message.exchange, kept.message.body)
+        assert 1 == await store.count_delivery(fingerprint_of(message))
+    assert () == await stock_of(store)
+
+
+async def test_what_is_in_the_brokers_dead_letters_is_kept(store: Store) -> None:
+    """Fault F13, F45: whatever got there, by whichever way, is in the table, and the queue is empty."""
+    broker = MemoryBroker()
+    await broker.declare()
+    async with at_work(store) as writer:
+        events = ProductEvents(store, broker, writer, unasked(store, POLICY))
+        await events.start()
+        try:
+            await broker.publish([Message(id="m", exchange=DEAD_LETTERS, routing_key="x", body=b"\xff\x00")])
+            async with asyncio.timeout(10):
+                while not (found := await store.letters(LetterFilter(), limit=9)):
+                    await asyncio.sleep(0.01)
+        finally:
+            await events.stop()
+
+    assert ("given_up", "m", DEAD_LETTERS) == (
+        only(found).code,
+        only(found).message_id,
+        only(await dead_letters(store)).message.exchange,
+    )
 
 
 @pytest.mark.parametrize("failure", [InventoryError("Something unexpected happened."), ValueError()])

@@ -14,12 +14,12 @@ from service import COMMAND, environment
 from stores import at_work, carry_out, migrated, only, stocked, unasked
 
 from core.acts import Act
-from core.consumption import letter_of
 from core.dead_letters import DeadLetters
 from core.errors import Conflict, InventoryError, NotFound, SkuConflict, Unavailable, ValidationFailed
 from core.events import PRODUCT_EXCHANGE
+from core.letters import letter_of, pause
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
-from core.redelivery import Redelivery, pause
+from core.redelivery import Redelivery
 from core.writer import Writer
 from entrypoints.doctor import _letters
 from ports.broker import Message

@@ -1,19 +1,20 @@
 """Product events in: decoded, applied once, and never swallowed.
 
-What cannot be applied is parked in the dead letters with its cause; what cannot be applied *now* is tried again, with
-growing pauses. Order does not matter (see ``catalog.py``), so messages are handled as they come, many in one batch.
+What cannot be applied is parked in the dead letters with its cause; what cannot be applied *now* is tried a few times,
+then parked to be tried again by itself (``redelivery.py``), with growing pauses. While the store is away consuming
+pauses. Order does not matter (see ``catalog.py``), so messages are handled as they come, many in one batch.
 """
 
 import asyncio
 import logging
 import random
 import re
-import traceback
-from contextlib import AsyncExitStack
-from hashlib import sha256
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from core.catalog import ACTOR
 from core.errors import (
@@ -25,8 +26,9 @@ from core.errors import (
     UnsupportedVersion,
     ValidationFailed,
 )
-from core.events import PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
+from core.events import DEAD_LETTERS, PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
 from core.fields import Word
+from core.letters import BODY_BYTES_MAX, CrashLoop, GivenUp, field, fingerprint_of, letter_of, pause, readable
 from core.operations import EventOutcome, Request
 from core.products import Products
 from core.writer import Writer
@@ -34,19 +36,18 @@ from ports.broker import Broker, Delivery, Message, Verdict
 from ports.dead_letters import DeadLetter
 from ports.store import Store
 
-_TRIES = 6
+_TRIES = 3
+_REDELIVERIES_MAX = 3
+_BURIED = 16
 _PAUSE_SECONDS_MAX = 5.0
-_BODY_BYTES_MAX = 1024 * 1024
-_CAUSE_CHARACTERS_MAX = 300
-_SKUS_MAX = 500
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9}){0,3}")
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\w*\d\w*\b")
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _decoder = msgspec.json.Decoder(ProductEvent)
 
 
 class ProductEvents:
-    """Consumes the product events' queue.
+    """Consumes the product events' queue, and what the broker has given up.
 
     Args:
         process: who we are, for the record of attempts.
@@ -59,18 +60,54 @@ class ProductEvents:
         self._products = products
         self._process = process
         self._consuming = AsyncExitStack()
+        self._room = _Room()
+        self._probing = asyncio.Lock()
 
     async def start(self) -> None:
         """Start consuming."""
         await self._consuming.enter_async_context(self._broker.consume(PRODUCT_QUEUE, self.handle))
+        await self._consuming.enter_async_context(self._broker.consume(DEAD_LETTERS, self.bury, prefetch=_BURIED))
 
     async def stop(self) -> None:
         """End, letting what is being handled finish."""
         await self._consuming.aclose()
 
     async def handle(self, delivery: Delivery) -> Verdict:
-        """Apply one message, or park it; return when one of the two is done."""
+        """Apply one message, or park it; return when one of the two is done.
+
+        One that somebody had before is handled while no other is, its attempt on record first: should it end this
+        process, nobody else is to blame, and after a few such ends it goes to the dead letters (reliability D13).
+        """
         message = delivery.message
+        if not delivery.redelivered:
+            async with self._room.together():
+                return await self._deal_with(message)
+        async with self._room.alone():
+            fingerprint = fingerprint_of(message)
+            if (times := await self._insisting(lambda: self._store.count_delivery(fingerprint))) > _REDELIVERIES_MAX:
+                _log.error("Message %s was delivered %d times and not dealt with", message.id, times)
+                return Verdict.DEAD
+            verdict = await self._deal_with(message)
+            with suppress(Unavailable, OutcomeUnknown):  # it is dealt with all the same
+                await self._store.forget_deliveries(fingerprint)
+            return verdict
+
+    async def bury(self, delivery: Delivery) -> Verdict:
+        """Keep a message from the broker's dead letters, once, however often it is delivered."""
+        message, headers = delivery.message, delivery.message.headers
+        queue, why = headers.get("x-first-death-queue", ""), headers.get("x-first-death-reason", "")
+        detail = f"The broker's queue {queue or DEAD_LETTERS} gave it up ({why or 'sent there'})."
+        kind = CrashLoop if why in ("rejected", "delivery_limit") else GivenUp
+        message = replace(message, exchange=headers.get("x-first-death-exchange", message.exchange))
+        # Delivered before, it may be kept already, and it may be what ends whoever looks into it.
+        again = delivery.redelivered
+        letter = letter_of(message, kind(detail), attempts=0 if again else 1, process=self._process, glance=not again)
+        verdict = await self._park(letter)
+        with suppress(Unavailable, OutcomeUnknown):
+            await self._store.forget_deliveries(letter.fingerprint)
+        return verdict
+
+    async def _deal_with(self, message: Message) -> Verdict:
         try:
             event = decode(message)
         except ValidationFailed as error:
@@ -79,26 +116,49 @@ class ProductEvents:
         while True:
             attempts += 1
             try:
-                return await self._apply(message, event)
+                await apply(self._writer, message, event, self._products)
+                return Verdict.DONE
             except (Unavailable, OutcomeUnknown, ProductServiceProtocolError) as error:
                 # Its eventId makes a second try harmless, also after a commit that was lost sight of.
                 if attempts == 1:
                     _log.warning("Product event %s has to wait: %s", event.event_id, error.detail)
+                if await self._store_was_away():
+                    attempts -= 1  # an outage says nothing about the message
+                    continue
                 # An outage fills no dead letters: of the store there is nowhere to park, of the Product Service it
                 # would be every event there is.
-                hopeless = attempts >= _TRIES and not isinstance(error, ProductServiceUnavailable)
-                if hopeless and await self._parked(self._letter(message, error, attempts=attempts)):
+                outage = isinstance(error, ProductServiceUnavailable)
+                letter = self._letter(message, error, attempts=attempts, retry_seconds=pause(attempts))
+                if attempts >= _TRIES and not outage and await self._parked(letter):
                     return Verdict.DONE
             except InventoryError as error:
                 return await self._park(self._letter(message, error, attempts=attempts))
             await _pause(attempts)
 
-    async def _apply(self, message: Message, event: ProductEvent) -> Verdict:
-        await apply(self._writer, message, event, self._products)
-        return Verdict.DONE
+    async def _store_was_away(self) -> bool:
+        """If the store does not answer, wait until it does: one asks, the others wait for that one."""
+        if await self._store_answers():
+            return False
+        async with self._probing:
+            tries = 0
+            while not await self._store_answers():
+                tries += 1
+                if tries == 1:
+                    _log.warning("Consuming pauses: the store is away")
+                await _pause(tries)
+        return True
 
-    def _letter(self, message: Message, error: InventoryError, *, attempts: int) -> DeadLetter:
-        return letter_of(message, error, attempts=attempts, process=self._process)
+    async def _store_answers(self) -> bool:
+        try:
+            await self._store.ping()
+        except Unavailable:
+            return False
+        return True
+
+    def _letter(
+        self, message: Message, error: InventoryError, *, attempts: int, retry_seconds: float | None = None
+    ) -> DeadLetter:
+        return letter_of(message, error, attempts=attempts, process=self._process, retry_seconds=retry_seconds)
 
     async def _park(self, letter: DeadLetter) -> Verdict:
         """Park, however long it takes for the store to be there."""
@@ -114,8 +174,60 @@ class ProductEvents:
             await self._store.park(letter)
         except (Unavailable, OutcomeUnknown):
             return False
-        _log.error("Message %s is parked in the dead letters: %s", letter.message.id, letter.detail)
+        if letter.retry_seconds is None:
+            _log.error("Message %s is parked in the dead letters: %s", letter.message.id, letter.detail)
+        else:
+            _log.warning("Message %s is tried again in %.0f s", letter.message.id, letter.retry_seconds)
         return True
+
+    async def _insisting(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what the store says, as soon as it is there to say it."""
+        tries = 0
+        while True:
+            try:
+                return await ask()
+            except (Unavailable, OutcomeUnknown):
+                tries += 1
+                await _pause(tries)
+
+
+class _Room:
+    """Where messages are handled: many together, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._closed)
+            self._closed = True
+            try:
+                await self._changed.wait_for(lambda: not self._inside)
+            except BaseException:
+                self._closed = False
+                self._changed.notify_all()
+                raise
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
 
 async def _pause(tries: int) -> None:
@@ -144,72 +256,6 @@ async def apply(writer: Writer, message: Message, event: ProductEvent, products:
     return outcome
 
 
-def letter_of(
-    message: Message, error: InventoryError, *, attempts: int, process: str = "", retry_seconds: float | None = None
-) -> DeadLetter:
-    """Return a failed message as it is kept, with what can be told of it."""
-    event_id, product_id, skus = _glance(message.body)
-    return DeadLetter(
-        fingerprint=fingerprint_of(message),
-        message=message,
-        code=error.code,
-        detail=error.detail,
-        stack="".join(traceback.format_exception(error)),
-        attempts=attempts,
-        cause=_cause(error),
-        event_id=event_id,
-        product_id=product_id,
-        skus=skus,
-        retry_seconds=retry_seconds,
-        process=process,
-    )
-
-
-def fingerprint_of(message: Message) -> str:
-    """Return what a message is known by: whoever sends two different ones under one id must not lose the second."""
-    return sha256(message.id.encode() + b"\n" + message.body).hexdigest()
-
-
-def _cause(error: InventoryError) -> str:
-    """Return the error's sentence without what is particular to one message."""
-    text = error.detail
-    for value in error.extra.values():
-        text = text.replace(str(value), "…")
-    return _PARTICULAR.sub("…", text)[:_CAUSE_CHARACTERS_MAX]
-
-
-def _glance(body: bytes) -> tuple[str, str | None, tuple[str, ...]]:
-    """Return event id, product id and SKUs as far as they can be read of a body that nobody understands."""
-    whole = _readable(body)
-    payload = _field(whole, "payload")
-    variants = _field(payload, "variants")
-    named = [payload, *(variants if isinstance(variants, list) else ())]
-    skus = (_word(_field(each, "sku")) for each in named)
-    return (
-        _word(_field(whole, "eventId")) or "",
-        _word(_field(payload, "productId")),
-        tuple(dict.fromkeys(sku for sku in skus if sku is not None))[:_SKUS_MAX],
-    )
-
-
-def _readable(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body) if len(body) <= _BODY_BYTES_MAX else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _field(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
-
-
-def _word(value: Any) -> str | None:
-    try:
-        return msgspec.convert(value, type=Word)
-    except msgspec.ValidationError:
-        return None
-
-
 def _correlation_id(message: Message, event: ProductEvent) -> str:
     """Return the event's own, else the message's where that can be put on record, else the eventId."""
     try:
@@ -225,12 +271,12 @@ def decode(message: Message) -> ProductEvent:
         UnsupportedVersion: it holds one of a version that this service does not read.
         ValidationFailed: it holds none that this service understands, or one that does not belong to its routing key.
     """
-    if len(message.body) > _BODY_BYTES_MAX:
-        raise ValidationFailed(f"The message is larger than {_BODY_BYTES_MAX} bytes.")
+    if len(message.body) > BODY_BYTES_MAX:
+        raise ValidationFailed(f"The message is larger than {BODY_BYTES_MAX} bytes.")
     try:
         event = _decoder.decode(message.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        version = _field(_readable(message.body), "eventVersion")
+        version = field(readable(message.body), "eventVersion")
         if isinstance(version, str) and _VERSION.fullmatch(version) and not version.startswith("1."):
             detail = f"eventVersion {version!r} is not supported; this service reads 1.x. Retry it after an upgrade."
             raise UnsupportedVersion(detail) from error

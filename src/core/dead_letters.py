@@ -7,8 +7,9 @@ import msgspec
 from msgspec.structs import replace
 
 from core.acts import Act
-from core.consumption import decode, letter_of
+from core.consumption import decode
 from core.errors import Conflict, InventoryError, NotFound, ValidationFailed
+from core.letters import letter_of
 from core.redelivery import CLAIM_SECONDS, Redelivery
 from ports.broker import Message
 from ports.dead_letters import LetterDetail

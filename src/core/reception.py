@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from core.consumption import apply, letter_of
+from core.consumption import apply
 from core.errors import (
     InventoryError,
     NotFound,
@@ -19,6 +19,7 @@ from core.errors import (
     ValidationFailed,
 )
 from core.events import PRODUCT_EXCHANGE, ProductEvent
+from core.letters import letter_of
 from core.products import Products
 from core.writer import Writer
 from ports.broker import Message

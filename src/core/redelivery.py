@@ -11,8 +11,9 @@ import random
 from collections.abc import Sequence
 from secrets import token_hex
 
-from core.consumption import apply, decode, letter_of
+from core.consumption import apply, decode
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
+from core.letters import CrashLoop, letter_of, pause
 from core.products import Products
 from core.writer import Writer
 from ports.dead_letters import Claimed, Settlement
@@ -24,25 +25,7 @@ _LETTERS = 512
 _BYTES = 16 * 1024 * 1024
 _IDLE_SECONDS = 1.0
 _SETTLE_TRIES = 8
-_PAUSE_SECONDS = 5.0
-_PAUSE_SECONDS_MAX = 600.0
-_ATTEMPTS = 15
 _log = logging.getLogger(__name__)
-
-
-class CrashLoop(InventoryError):
-    """Whoever handled this message died of it or lost sight of it, several times; look at it before trying again."""
-
-    code = "crash_loop"
-    title = "The message ends its handlers"
-
-
-def pause(attempts: int) -> float | None:
-    """Return how long to wait after so many attempts (seconds, jittered); None: it is an operator's now."""
-    if attempts % _ATTEMPTS == 0:
-        return None
-    longest: float = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2 ** min(attempts % _ATTEMPTS, 10))
-    return longest * random.uniform(0.5, 1)
 
 
 class Redelivery:

@@ -208,6 +208,14 @@ class DeadLetterStore(Protocol):
         """
         ...
 
+    async def count_delivery(self, fingerprint: str) -> int:
+        """Count, before it is handled, that a message was delivered again; return how often that was."""
+        ...
+
+    async def forget_deliveries(self, fingerprint: str) -> None:
+        """Forget how often a message was delivered again, now that it is dealt with."""
+        ...
+
     async def letters(self, filter: LetterFilter, *, after: str | None = None, limit: int) -> list[Letter]:
         """List letters, the newest first; ``after`` is the id of the last one that is known."""
         ...

@@ -460,3 +460,14 @@ async def test_a_letter_on_the_wire_is_in_camel_case(store: Store) -> None:
     wire = msgspec.to_builtins(only(await store.letters(ANY, limit=1)))
 
     assert {"messageId", "eventId", "groupId", "firstFailedAt", "nextAttemptAt", "productId"} <= wire.keys()
+
+
+async def test_deliveries_of_a_message_are_counted_until_it_is_dealt_with(stores: tuple[Store, Store]) -> None:
+    """By all processes together; what nobody asks for any more is dropped in the end."""
+    counts = await asyncio.gather(*(store.count_delivery("f-1") for store in stores * 3))
+    assert [1, 2, 3, 4, 5, 6] == sorted(counts)
+    assert 1 == await stores[0].count_delivery("f-2")
+
+    await stores[0].forget_deliveries("f-1")
+    assert 1 == await stores[1].count_delivery("f-1")
+    assert 2 == await stores[0].purge(answers_hours=1, events_days=1, inbox_days=0)

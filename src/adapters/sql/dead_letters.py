@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, LargeBinary, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, LargeBinary, and_, case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import acts, tables
@@ -48,27 +48,39 @@ class SqlDeadLetters:
         table = tables.dead_letter
         async with self.database.writing() as connection:
             now, transaction_id = await self.database.clock(connection)
-            fresh = upsert(connection, table).values(id=new_id("dl"), **letter_row(letter, now))
+            row = letter_row(letter, now) | {"attempts": max(letter.attempts, 1)}
+            fresh = upsert(connection, table).values(id=new_id("dl"), **row)
             names = ("code", "detail", "stack", "cause", "group_id", "last_failed_at")
             again: dict[str, Any] = {name: fresh.excluded[name] for name in names}
-            again["attempts"] = table.c.attempts + fresh.excluded.attempts
+            again["attempts"] = table.c.attempts + letter.attempts
             # What was to be tried by itself and fails for good by another delivery waits for an operator now.
             by_itself = and_(table.c.status == "WAITING", table.c.retry_id.is_(None))
             for name in ("status", "next_attempt_at"):
                 again[name] = case((by_itself, fresh.excluded[name]), else_=table.c[name])
             statement = fresh.on_conflict_do_update(index_elements=[table.c.fingerprint], set_=again)
             id, attempts = (await connection.execute(statement.returning(table.c.id, table.c.attempts))).one()
-            await connection.execute(
-                insert(tables.dead_letter_attempt).values(
-                    dead_letter_id=id,
-                    number=attempts,
-                    at=now,
-                    outcome=letter.code,
-                    detail=storable(letter.detail),
-                    process=letter.process,
-                )
-            )
+            tried = {"at": now, "outcome": letter.code, "detail": storable(letter.detail), "process": letter.process}
+            attempt = upsert(connection, tables.dead_letter_attempt).values(dead_letter_id=id, number=attempts, **tried)
+            await connection.execute(attempt.on_conflict_do_nothing())
             await self.database.commit(connection, transaction_id)
+
+    async def count_delivery(self, fingerprint: str) -> int:
+        """An upsert, in a transaction of its own."""
+        table = tables.delivery
+        async with self.database.writing() as connection:
+            now, transaction_id = await self.database.clock(connection)
+            fresh = upsert(connection, table).values(fingerprint=fingerprint, attempts=1, last_at=now)
+            again = {"attempts": table.c.attempts + 1, "last_at": now}
+            counted = fresh.on_conflict_do_update(index_elements=[table.c.fingerprint], set_=again)
+            attempts: int = (await connection.execute(counted.returning(table.c.attempts))).scalar_one()
+            await self.database.commit(connection, transaction_id)
+        return attempts
+
+    async def forget_deliveries(self, fingerprint: str) -> None:
+        """By primary key."""
+        async with self.database.writing() as connection:
+            await connection.execute(delete(tables.delivery).where(tables.delivery.c.fingerprint == fingerprint))
+            await connection.commit()
 
     async def letters(self, filter: LetterFilter, *, after: str | None = None, limit: int) -> list[Letter]:
         """In order of id, which is the order of first failure."""

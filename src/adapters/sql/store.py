@@ -293,6 +293,7 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
             delete(tables.outbox).where(outbox.id.in_(sent)),
             delete(tables.dead_letter_attempt).where(attempt.dead_letter_id.in_(over)),
             delete(tables.dead_letter).where(letter.id.in_(over)),
+            delete(tables.delivery).where(tables.delivery.c.last_at < now - timedelta(days=inbox_days)),
         ):
             async with self.database.writing() as connection:
                 gone += (await connection.execute(statement)).rowcount
