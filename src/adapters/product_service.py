@@ -207,11 +207,12 @@ class HttpCatalog:
             self._inside -= 1
 
     async def _tried(self, url: str, id: str, decode: Callable[[bytes], _Envelope[T]], deadline: float) -> T:
-        pause = self._limits.pause
+        pause, failure = self._limits.pause, None
 
         def again(error: Exception) -> float | bool:
             """Say when to try again: drawn between 0 and a growing limit, and not before we are asked to."""
-            nonlocal pause
+            nonlocal pause, failure
+            failure = error if isinstance(error, _Failed) else failure
             if not isinstance(error, _Failed) or not self._breaker.may_retry:
                 return False
             delay = max(error.after, random.uniform(0, pause))
@@ -222,13 +223,15 @@ class HttpCatalog:
             async for attempt in stamina.retry_context(on=again, attempts=self._limits.tries, timeout=None):
                 with attempt:
                     return await self._attempt(url, id, decode, deadline)
+        except _Failed as failed:
+            failure = failed
         except Refused:
+            pass  # at once, or between two tries
+        if failure is None:
             raise ProductServiceUnavailable(
                 f"{_UNAVAILABLE}: it has not answered lately.", retry_after=self._limits.open_seconds
-            ) from None
-        except _Failed as failed:
-            raise ProductServiceUnavailable(f"{_UNAVAILABLE}: {failed}.", retry_after=max(failed.after, 1)) from failed
-        raise AssertionError("a loop of attempts ends by one of them")
+            )
+        raise ProductServiceUnavailable(f"{_UNAVAILABLE}: {failure}.", retry_after=max(failure.after, 1)) from failure
 
     async def _attempt(self, url: str, id: str, decode: Callable[[bytes], _Envelope[T]], deadline: float) -> T:
         missing: ProductNotFound | None = None
