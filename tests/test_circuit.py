@@ -5,6 +5,9 @@ import asyncio
 import pytest
 
 from adapters.circuit import LEAST, OPEN_SECONDS, WINDOW, WINDOW_SECONDS, Breaker, Refused
+from adapters.memory import MemoryCatalog
+from core.catalog_watch import CatalogWatch
+from ports.catalog import Condition
 
 
 class Clock:
@@ -125,6 +128,26 @@ def test_retries_are_for_single_failures(breaker: Breaker, clock: Clock) -> None
     assert allowed == [True, True, False, False]
     assert breaker.circuit == "HALF_OPEN"
     assert not breaker.may_retry
+
+
+async def test_where_nobody_calls_it_is_well_again_by_its_own_word(breaker: Breaker, clock: Clock) -> None:
+    """Nobody is there to close the circuit: half a minute after the failures, the Product Service's word counts."""
+
+    class Broken(MemoryCatalog):
+        def condition(self) -> Condition:
+            return breaker.condition()
+
+    watch = CatalogWatch(Broken(), seconds=0)
+    await watch.look()
+    made(breaker, LEAST, well=False)
+    seen = [watch.is_well]
+    for seconds in (OPEN_SECONDS, WINDOW_SECONDS):
+        clock.now += seconds
+        seen.append(watch.is_well)
+
+    assert seen == [False, False, True]
+    breaker.force("OPEN")
+    assert not watch.is_well
 
 
 def test_an_operator_has_the_last_word(breaker: Breaker) -> None:

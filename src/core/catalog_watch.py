@@ -57,8 +57,14 @@ class CatalogWatch:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing speaks against it: neither its own word nor how calls fare."""
-        return self._status != "unavailable" and self._catalog.condition().circuit == "CLOSED"
+        """Whether nothing speaks against it: neither its own word nor how calls fare.
+
+        A circuit that would let the next call through says nothing once the failures that opened it are forgotten:
+        where nobody calls, nobody would close it.
+        """
+        calls = self._catalog.condition()
+        forgotten = calls.circuit == "HALF_OPEN" and not calls.failures
+        return self._status != "unavailable" and (calls.circuit == "CLOSED" or forgotten)
 
     async def look(self) -> None:
         """Ask now. What changes is logged."""
