@@ -111,23 +111,22 @@ async def test_retry_after_is_honoured_within_the_deadline() -> None:
         assert error.value.extra["retry_after"] == 60
 
 
-async def test_pauses_grow_and_differ() -> None:
-    """The second pause may be twice the first, and no two callers pause alike."""
-    limits = Limits(pause=0.05, total=3)
-    async with calling(limits) as (service, catalog):
-        pauses = []
-        for _ in range(8):
-            service.asked.clear()
-            service.misbehaviour = Misbehaviour("error", times=2)
-            assert await outcome(catalog) is None
-            for _ in range(20):  # as if much had gone well since
-                await catalog.product("prod_1")
-            first, second, third = list(service.asked)[:3]
-            pauses.append((second.at - first.at, third.at - second.at))
+async def test_pauses_are_drawn_and_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is drawn anew between nothing and a limit, which doubles up to a limit of its own."""
+    drawn: list[tuple[float, float]] = []
 
-    assert len({round(first, 4) for first, _ in pauses}) > 4
-    assert max(second for _, second in pauses) > 0.05
-    assert max(first for first, _ in pauses) < 0.08
+    def draw(least: float, most: float) -> float:
+        drawn.append((least, most))
+        return 0.0
+
+    monkeypatch.setattr("adapters.product_service.random.uniform", draw)
+    async with calling(Limits(tries=4, pause=0.2, pause_max=0.3)) as (service, catalog):
+        for _ in range(20):  # much has gone well
+            await catalog.product("prod_1")
+        service.misbehaviour = Misbehaviour("error", times=2)
+        assert await outcome(catalog) is None
+
+    assert drawn == [(0, 0.2), (0, 0.3)]
 
 
 async def test_too_many_calls_are_refused_at_once() -> None:

@@ -16,7 +16,11 @@ from entrypoints.demo.misbehaviour import Misbehaviour
 from ports.catalog import ProductCatalog
 
 PER_SECOND = 100
-LIMITS = Limits(connect=0.5, read=0.5, total=1.0, open_seconds=0.5)
+OPEN_SECONDS = 0.5
+PATIENT = Limits(read=2, total=4, open_seconds=OPEN_SECONDS)
+BRISK = Limits(read=0.5, total=1, open_seconds=OPEN_SECONDS)
+SLACK_SECONDS = 2
+"""What a machine that is busy with other tests may add to any time."""
 
 
 class Asked(NamedTuple):
@@ -49,17 +53,17 @@ async def pressed(catalog: ProductCatalog, seconds: float) -> list[Asked]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "seconds", "error"),
+    ("fault", "limits", "seconds", "error"),
     [
-        ("error", 10, "ProductServiceUnavailable"),
-        ("hang", 6, "ProductServiceUnavailable"),
-        ("reset", 6, "ProductServiceUnavailable"),
-        ("garbage", 4, "ProductServiceProtocolError"),
+        ("error", PATIENT, 10, "ProductServiceUnavailable"),
+        ("hang", BRISK, 6, "ProductServiceUnavailable"),
+        ("reset", PATIENT, 6, "ProductServiceUnavailable"),
+        ("garbage", PATIENT, 4, "ProductServiceProtocolError"),
     ],
 )
-async def test_it_is_left_alone_and_heals_alone(fault: Any, seconds: float, error: str) -> None:
+async def test_it_is_left_alone_and_heals_alone(fault: Any, limits: Limits, seconds: float, error: str) -> None:
     """Attempts stay within 1.1 times the calls let through, a probe goes alone, errors are typed and in time."""
-    async with standing_in() as (service, url), connect("catalog", url, token=ours, limits=LIMITS) as catalog:
+    async with standing_in() as (service, url), connect("catalog", url, token=ours, limits=limits) as catalog:
         await pressed(catalog, 1)
         service.asked.clear()
         service.misbehaviour = Misbehaviour(fault)
@@ -79,10 +83,11 @@ async def test_it_is_left_alone_and_heals_alone(fault: Any, seconds: float, erro
     assert {each.error for each in through} == {error}
     assert {each.error for each in asked} <= {error, "ProductServiceUnavailable"}
     assert len(attempts) <= 1.1 * len(through)
-    assert longest < LIMITS.total + 0.5
-    assert healed < 2
+    assert longest < limits.total + SLACK_SECONDS
+    assert healed < OPEN_SECONDS + SLACK_SECONDS
     assert {each.error for each in after} == {""}
     # Once it has opened, one at a time and half a second apart.
-    probes = [each.at for each in attempts if each.at > attempts[0].at + 1.5]
-    assert len(probes) >= 2
-    assert all(later - sooner > LIMITS.open_seconds * 0.9 for sooner, later in pairwise(probes))
+    gaps = [later.at - sooner.at for sooner, later in pairwise(attempts)]
+    opened = next(place for place, gap in enumerate(gaps) if gap > OPEN_SECONDS * 0.9)
+    assert len(gaps[opened:]) >= 3
+    assert min(gaps[opened:]) > OPEN_SECONDS * 0.9
