@@ -143,6 +143,7 @@ async def test_an_event_of_a_version_that_is_not_supported_is_replayable(store: 
 
     assert ("UNRESOLVED", "unsupported_version") == (letter.status, letter.code)
     assert ("evt-1", "prod_1", ("SKU-1",)) == (letter.event_id, letter.product_id, letter.skus)
+    assert [id] == [each.id for each in await store.letters(LetterFilter(type="ProductCreated"), limit=9)]
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\x00", b"[1]", b'{"payload": [], "eventId": 7}', b"{" * 100_000])

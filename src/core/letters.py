@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from core.errors import InventoryError
 from core.fields import Word
@@ -54,7 +55,10 @@ def letter_of(
     glance: bool = True,
 ) -> DeadLetter:
     """Return a failed message as it is kept, with what a ``glance`` at its body tells."""
-    event_id, product_id, skus = _glance(message.body) if glance else ("", None, ())
+    whole = readable(message.body) if glance else None
+    event_id, product_id, skus = _told(whole)
+    if not message.type:  # the property is optional, and operators search by it
+        message = replace(message, type=_word(field(whole, "eventType")) or "")
     return DeadLetter(
         fingerprint=fingerprint_of(message),
         message=message,
@@ -84,9 +88,8 @@ def _cause(error: InventoryError) -> str:
     return _PARTICULAR.sub("…", text)[:_CAUSE_CHARACTERS_MAX]
 
 
-def _glance(body: bytes) -> tuple[str, str | None, tuple[str, ...]]:
+def _told(whole: Any) -> tuple[str, str | None, tuple[str, ...]]:
     """Return event id, product id and SKUs as far as they can be read of a body that nobody understands."""
-    whole = readable(body)
     payload = field(whole, "payload")
     variants = field(payload, "variants")
     named = [payload, *(variants if isinstance(variants, list) else ())]
