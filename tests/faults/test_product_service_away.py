@@ -56,8 +56,8 @@ async def pressed(catalog: ProductCatalog, seconds: float) -> list[Asked]:
     ("fault", "limits", "seconds", "error"),
     [
         ("error", PATIENT, 10, "ProductServiceUnavailable"),
-        ("hang", BRISK, 6, "ProductServiceUnavailable"),
-        ("reset", PATIENT, 6, "ProductServiceUnavailable"),
+        ("hang", BRISK, 10, "ProductServiceUnavailable"),
+        ("reset", PATIENT, 10, "ProductServiceUnavailable"),
         ("garbage", PATIENT, 4, "ProductServiceProtocolError"),
     ],
 )
