@@ -58,6 +58,8 @@ def ready(**facts: object) -> None:
     # What is loaded by now stays: without it, each full collection takes a few milliseconds instead of fifty.
     gc.collect()
     gc.freeze()
+    # What a request leaves behind goes by itself; looking for cycles after every 700 objects took a tenth of the time.
+    gc.set_threshold(20_000, 20, 100)
     _log.info("ready", **facts, milliseconds=round((time.time() - _started_at()) * 1000))
 
 
