@@ -5,16 +5,34 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select, update
 
 from adapters.sql import tables
-from adapters.sql.database import Database, upsert
+from adapters.sql.database import Database, Query, upsert
 from core.events import OutboxRow
 from ports.outbox import Lease
 from ports.store import BACKLOG_MAX, RELAY, Backlog
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)
+
+
+def _unpublished(database: Database) -> Select[Any]:
+    table = tables.outbox.c
+    blocked = select(table.product_id).where(table.blocked_at.is_not(None))
+    wanted = (_PENDING, table.product_id.not_in(blocked), ~database.listed(table.product_id, "skip"))
+    return select(*_OUTBOX).where(*wanted).order_by(table.id).limit(bindparam("most", type_=Integer))
+
+
+@Query
+def _URGENT(database: Database) -> Select[Any]:  # noqa: N802 - a query is a constant
+    table = tables.outbox.c
+    urgent = select(table.product_id).where(_PENDING, table.critical)
+    # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
+    return _unpublished(database).where((table.product_id + "").in_(urgent))
+
+
+_WAITING = Query(_unpublished)
 
 
 class SqlOutbox:
@@ -53,22 +71,15 @@ class SqlOutbox:
 
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
         """The critical products' backlog first, then what has waited longest."""
-        table = tables.outbox
-        blocked = select(table.c.product_id).where(table.c.blocked_at.is_not(None))
-        wanted = and_(_PENDING, table.c.product_id.not_in(blocked))
-        if skip:
-            wanted = and_(wanted, ~self.database.among(table.c.product_id, skip))
-        urgent = select(table.c.product_id).where(_PENDING, table.c.critical)
-        # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
-        first = select(*_OUTBOX).where(wanted, (table.c.product_id + "").in_(urgent)).order_by(table.c.id).limit(limit)
+        values = {"skip": list(skip), "most": limit}
+        others: list[dict[str, Any]] = []
         async with self.database.reading() as connection:
-            rows = sorted(await connection.execute(first), key=_in_order)
-            if len(rows) < limit:
-                rest = select(*_OUTBOX).where(wanted).order_by(table.c.id).limit(limit)
-                seen = {row.product_id for row in rows}
-                others = [row for row in await connection.execute(rest) if row.product_id not in seen]
-                rows += sorted(others[: limit - len(rows)], key=_in_order)
-        return [OutboxRow(*row) for row in rows]
+            first = await self.database.fetch(connection, _URGENT, **values)
+            if room := limit - len(first):
+                waiting = await self.database.fetch(connection, _WAITING, **values)
+                urgent = {row["product_id"] for row in first}
+                others = [row for row in waiting if row["product_id"] not in urgent][:room]
+        return [OutboxRow(**row) for row in (*sorted(first, key=_in_order), *sorted(others, key=_in_order))]
 
     async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
         """Draw the positions from the lease's own row: that is the fence and the counter in one."""
@@ -117,8 +128,8 @@ class SqlOutbox:
         return self.database.announcements()
 
 
-def _in_order(row: Any) -> tuple[str, int]:
-    return row.product_id, row.sequence
+def _in_order(row: dict[str, Any]) -> tuple[str, int]:
+    return row["product_id"], row["sequence"]
 
 
 def _held(lease: Lease) -> Any:

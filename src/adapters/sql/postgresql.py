@@ -68,7 +68,7 @@ class PostgresDatabase:
             connect_args={"timeout": 3, "command_timeout": 3, "server_settings": _SESSION},
         )
         event.listen(self._engine.sync_engine, "handle_error", _invalidate)
-        self._queries: dict[Query, tuple[str, list[str]]] = {}
+        self._queries: dict[Query, tuple[str, dict[str, Any]]] = {}
         self._inserts: dict[tuple[str, tuple[str, ...]], str] = {}
         self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
         self._bell: asyncio.Task[None] | None = None
@@ -150,9 +150,10 @@ class PostgresDatabase:
         """By the driver's own prepared statements."""
         if (known := self._queries.get(query)) is None:
             compiled = query.build(self).compile(dialect=self._engine.dialect)
-            known = self._queries[query] = (str(compiled), list(getattr(compiled, "positiontup", None) or ()))
-        statement, names = known
-        given = [values[name] for name in names]
+            names = getattr(compiled, "positiontup", None) or ()
+            known = self._queries[query] = (str(compiled), {name: compiled.params[name] for name in names})
+        statement, constants = known
+        given = [values.get(name, constant) for name, constant in constants.items()]
         return [dict(row) for row in await self._ask(connection, lambda driver: driver.fetch(statement, *given))]
 
     async def insert(

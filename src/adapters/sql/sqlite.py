@@ -97,7 +97,7 @@ class SqliteDatabase:
         """By SQLAlchemy; lists go as JSON."""
         if (statement := self._queries.get(query)) is None:
             statement = self._queries[query] = query.build(self)
-        given = {name: value if isinstance(value, datetime) else _listing(value) for name, value in values.items()}
+        given = {name: _listing(value) if isinstance(value, list) else value for name, value in values.items()}
         return [row._asdict() for row in await connection.execute(statement, given)]
 
     async def insert(
