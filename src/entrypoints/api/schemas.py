@@ -35,6 +35,7 @@ _RULES: dict[str, list[dict[str, Any]]] = {
         _both("inventoryItemId", "sku"),
         _both("inventoryItemId", "warehouseId"),
     ],
+    "ReplayBody": [_none("fromPosition", "toPosition", "since", "until", "productId")],
     "RetryMany": [_none("ids", "filter"), _both("ids", "filter")],
     "SetPolicy": [_none("safetyStock", "reorderThreshold", "targetStockLevel")],
 }
