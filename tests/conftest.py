@@ -11,7 +11,14 @@ from sharing import AnyServer, Keeper, borrowed
 
 pytest_plugins = ["secrecy"]
 SERVERS = {"postgres", "rabbitmq", "redis"}
-LONGEST = ("test_broker_away", "test_store_properties", "test_race", "test_rabbitmq", "test_rules_properties")
+LONGEST = (
+    "test_broker_away",
+    "test_schemathesis",
+    "test_store_properties",
+    "test_race",
+    "test_rules_properties",
+    "test_kill",
+)
 """Modules begun with, so that of several processes none is busy long after the others."""
 KEEPER = pytest.StashKey[Keeper]()
 
