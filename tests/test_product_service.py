@@ -130,8 +130,8 @@ async def test_pauses_are_drawn_and_grow(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_too_many_calls_are_refused_at_once() -> None:
-    """Who finds as many on their way and as many waiting does not wait; those that do are refused by the deadline."""
-    async with calling(Limits(read=0.3, total=0.4, at_once=4)) as (service, catalog):
+    """Who finds too many waiting does not wait; those that do are refused by the deadline."""
+    async with calling(Limits(read=0.3, total=0.4, at_once=4, waiting_max=4)) as (service, catalog):
         service.misbehaviour = Misbehaviour("hang")
         crowd = [asyncio.create_task(outcome(catalog)) for _ in range(8)]
         await asyncio.sleep(0.05)
@@ -140,6 +140,13 @@ async def test_too_many_calls_are_refused_at_once() -> None:
         assert time.monotonic() - started < 0.05
         assert Counter(await asyncio.gather(*crowd)) == {AWAY: 8}
         assert time.monotonic() - started < 1
+
+
+async def test_a_crowd_of_ours_is_no_outage_of_theirs() -> None:
+    """A hundred questions at once wait for their turns, and every one is answered."""
+    async with calling(Limits(total=5)) as (_, catalog):
+        assert [None] * 100 == await asyncio.gather(*(outcome(catalog) for _ in range(100)))
+        assert catalog.condition().circuit == "CLOSED"
 
 
 async def test_callers_that_leave_take_nothing_with_them() -> None:

@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Limits(Struct, frozen=True, kw_only=True):
     """How long and how much: times in seconds, ``total`` for a call with all that belongs to it.
 
-    At most ``at_once`` calls are on their way and as many again wait for their turn; ``bytes_max`` of an answer are
+    At most ``at_once`` calls are on their way and ``waiting_max`` wait for their turn; ``bytes_max`` of an answer are
     read. A call is made up to ``tries`` times, with pauses drawn between 0 and ``pause``, ``2 * pause``, ….
     """
 
@@ -53,6 +53,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     pause: float = 0.1
     pause_max: float = 1.0
     at_once: int = 16
+    waiting_max: int = 1_024
     bytes_max: int = 1024 * 1024
     open_seconds: float = 0.5
 
@@ -191,7 +192,7 @@ class HttpCatalog:
     async def _get(self, url: str, id: str, decode: Callable[[bytes], _Envelope[T]]) -> T:
         """Return the ``data`` of an answer, of a product that is the one asked for."""
         deadline = asyncio.get_running_loop().time() + self._limits.total
-        if self._inside >= self._limits.at_once * 2:
+        if self._inside >= self._limits.at_once + self._limits.waiting_max:
             raise ProductServiceUnavailable(f"{_UNAVAILABLE}: too many calls are on their way.", retry_after=1)
         self._inside += 1
         try:
