@@ -222,6 +222,21 @@ def test_files_and_servers_are_shared_by_processes(command: str, sources: dict[s
     check_processes(read(**sources), command)
 
 
+@pytest.mark.parametrize(
+    ("sources", "cache"),
+    [
+        ({}, "memory://"),
+        ({"store": "postgresql://host/db"}, "none:"),
+        ({"broker": "amqp://host"}, "none:"),
+        ({"store": "postgresql://host/db", "cache": "memory://"}, "memory://"),
+        ({"store": "postgresql://host/db", "cache": "redis://host"}, "redis://host"),
+    ],
+)
+def test_what_others_may_change_is_kept_in_memory_only_on_request(sources: dict[str, str], cache: str) -> None:
+    """Two services on one store must not tell old stock because nobody thought of a cache."""
+    assert check_processes(read(**sources), "serve").cache == cache
+
+
 def test_embedded_mode_makes_its_own_secret(tmp_path: Path) -> None:
     """It is made once, only its owner can read it, and it signs."""
     config = with_secret(read())

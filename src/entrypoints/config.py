@@ -204,7 +204,8 @@ def load(
 def check_processes(config: Config, command: str) -> Config:
     """Refuse to share among processes what lives in one (rule R8); return the settings that ``command`` runs with.
 
-    A cache in memory is not refused but left out: without it every read goes to the store.
+    A cache in memory is not refused but left out: without it every read goes to the store. So it is where nobody asked
+    for one and others may run on the same store.
 
     Raises:
         SettingError: ``command`` would run beside others, or as several, with something kept in memory.
@@ -214,7 +215,9 @@ def check_processes(config: Config, command: str) -> Config:
     elif config.workers > 1:
         several, instead = f"INVENTORY_WORKERS={config.workers} means several processes", "run one worker"
     else:
-        return config
+        if config.embedded or "cache" in config.origins:
+            return config
+        return replace(config, cache="none:", origins={**config.origins, "cache": "a store that others may share"})
     if config.broker.startswith("memory:") and command != "reconciler":
         raise SettingError(
             f"{several}, and a memory:// broker lives in one: set INVENTORY_BROKER to amqp://…, or {instead}."

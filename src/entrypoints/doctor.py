@@ -297,7 +297,9 @@ async def _cache(config: Config, cache: Cache) -> AsyncIterator[Finding]:
     elif config.embedded:
         yield Finding("cache", "ok", "It is in the process of `inventory serve`.")
     else:
-        detail = "The cache is in memory: it serves one `inventory serve` alone, other processes read without."
+        detail = "No cache is set: every read goes to the store."
+        if "cache" in config.origins:
+            detail = "The cache is in memory: it serves one `inventory serve` alone, other processes read without."
         yield Finding("cache", "warning", detail, "Set INVENTORY_CACHE to redis://….")
 
 
