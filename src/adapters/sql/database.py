@@ -63,6 +63,13 @@ class Database(Protocol):
         """Return the condition of a ``Query`` that ``column`` is in the list passed to ``fetch`` as ``name``."""
         ...
 
+    def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
+        """Return a condition that holds where ``columns`` are, together, in the lists of these ``names``, row by row.
+
+        It may hold for other combinations of listed values as well; whoever asks looks at what comes.
+        """
+        ...
+
     async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
         """Return the rows of ``query``, by name of column."""
         ...

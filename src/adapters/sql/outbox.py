@@ -24,12 +24,20 @@ def _unpublished(database: Database) -> Select[Any]:
     return select(*_OUTBOX).where(*wanted).order_by(table.id).limit(bindparam("most", type_=Integer))
 
 
+_CRITICAL = Query(
+    lambda _: (
+        select(tables.outbox.c.product_id)
+        .where(_PENDING, tables.outbox.c.critical)
+        .distinct()
+        .limit(bindparam("most", type_=Integer))
+    )
+)
+
+
 @Query
 def _URGENT(database: Database) -> Select[Any]:  # noqa: N802 - a query is a constant
-    table = tables.outbox.c
-    urgent = select(table.product_id).where(_PENDING, table.critical)
     # The empty text keeps the index on (product_id, sequence) out of it: that holds everything ever published.
-    return _unpublished(database).where((table.product_id + "").in_(urgent))
+    return _unpublished(database).where(database.listed(tables.outbox.c.product_id + "", "urgent"))
 
 
 _WAITING = Query(_unpublished)
@@ -72,13 +80,16 @@ class SqlOutbox:
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
         """The critical products' backlog first, then what has waited longest."""
         values = {"skip": list(skip), "most": limit}
+        first: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
         async with self.database.reading() as connection:
-            first = await self.database.fetch(connection, _URGENT, **values)
+            urgent = [row["product_id"] for row in await self.database.fetch(connection, _CRITICAL, most=limit)]
+            if urgent:
+                first = await self.database.fetch(connection, _URGENT, urgent=urgent, **values)
             if room := limit - len(first):
                 waiting = await self.database.fetch(connection, _WAITING, **values)
-                urgent = {row["product_id"] for row in first}
-                others = [row for row in waiting if row["product_id"] not in urgent][:room]
+                taken = {row["product_id"] for row in first}
+                others = [row for row in waiting if row["product_id"] not in taken][:room]
         return [OutboxRow(**row) for row in (*sorted(first, key=_in_order), *sorted(others, key=_in_order))]
 
     async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:

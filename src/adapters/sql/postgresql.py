@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import ARRAY, ColumnElement, NullPool, Table, Text, any_, bindparam, event, select, text
+from sqlalchemy import ARRAY, ColumnElement, NullPool, Table, Text, any_, bindparam, event, func, select, text, tuple_
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -145,6 +145,14 @@ class PostgresDatabase:
     def listed(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         """``column = ANY(array)``."""
         return column == any_(bindparam(name, type_=ARRAY(Text)))
+
+    def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
+        """``(a, b) IN (SELECT … FROM unnest(arrays))``.
+
+        Not a list for each column: a plan for any lists may then read everything that shares the first column's value.
+        """
+        arrays = [bindparam(name, type_=ARRAY(Text)) for name in names]
+        return tuple_(*columns).in_(select(*func.unnest(*arrays).table_valued(*names).render_derived().c))
 
     async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
         """By the driver's own prepared statements."""

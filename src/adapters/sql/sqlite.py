@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import msgspec
-from sqlalchemy import BindParameter, ColumnElement, Select, Table, bindparam, event, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, Table, and_, bindparam, event, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -92,6 +92,10 @@ class SqliteDatabase:
     def listed(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         """``column IN (SELECT value FROM json_each(text))``."""
         return _is_in(column, bindparam(name))
+
+    def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
+        """Each column in its list: the index is searched for every combination."""
+        return and_(*(self.listed(column, name) for column, name in zip(columns, names, strict=True)))
 
     async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
         """By SQLAlchemy; lists go as JSON."""

@@ -172,10 +172,8 @@ class SqlTransaction:
         if not keys:
             return []
         scopes = {key.scope for key in keys}
-        issuers, subjects, names = ({scope[part] for scope in scopes} for part in range(3))
-        rows = await self._database.fetch(
-            self._connection, _ANSWERS, issuers=list(issuers), subjects=list(subjects), keys=list(names)
-        )
+        issuers, subjects, names = map(list, zip(*scopes, strict=True))
+        rows = await self._database.fetch(self._connection, _ANSWERS, issuers=issuers, subjects=subjects, keys=names)
         found = ((IdempotencyKey(*(row[name] for name in _KEY)), row["answer"]) for row in rows)
         return [StoredAnswer(key, answer) for key, answer in found if key.scope in scopes]
 
@@ -249,8 +247,8 @@ def _DUE(database: Database) -> Select[Any]:  # noqa: N802 - it is one of the qu
 @Query
 def _ANSWERS(database: Database) -> Select[Any]:  # noqa: N802
     key = tables.idempotency_key.c
-    parts = ((key.issuer, "issuers"), (key.subject, "subjects"), (key.key, "keys"))
-    return select(tables.idempotency_key).where(*(database.listed(column, name) for column, name in parts))
+    scope = database.listed_together((key.issuer, key.subject, key.key), ("issuers", "subjects", "keys"))
+    return select(tables.idempotency_key).where(scope)
 
 
 _KEY = ("issuer", "subject", "key", "fingerprint")
