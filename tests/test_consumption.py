@@ -17,7 +17,7 @@ from stores import at_work, carry_out, dead_letters, migrated, only, stocked, un
 
 from adapters.memory import MemoryBroker
 from core.consumption import ProductEvents, decode
-from core.errors import InventoryError, OutcomeUnknown, Unavailable
+from core.errors import InventoryError, OutcomeUnknown, ProductServiceUnavailable, Unavailable
 from core.events import DEAD_LETTERS, PRODUCT_EXCHANGE, PRODUCT_QUEUE, ProductEvent
 from core.letters import fingerprint_of
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
@@ -446,6 +446,60 @@ async def test_a_message_that_comes_again_is_handled_alone(store: Store) -> None
     assert max(most.values()) > 1
     assert 16 == len(await stock_of(store))
     assert [1] * 4 == [await store.count_delivery(fingerprint_of(each.message)) for each in deliveries[::4]]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("again", [False, True])
+async def test_who_waits_for_the_product_service_keeps_nobody_out(store: Store, again: bool) -> None:
+    """Fault F21: while an event cannot be judged, others that come for the first time or again are handled."""
+
+    class Judging(MoodyWriter):
+        async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
+            if request.operations[0].event.event_id == "evt-0":  # type: ignore[union-attr]
+                raise ProductServiceUnavailable("It did not answer.")
+            return await super().submit(request, timeout=timeout)
+
+    writer = Judging(store)
+    await writer.start()
+    try:
+        events = ProductEvents(store, MemoryBroker(), writer, unasked(store, POLICY))
+        waits = asyncio.create_task(events.handle(Delivery(sent(told(0), id="evt-0"), redelivered=again)))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            for number in range(1, 5):
+                message = sent(told(number), id=f"evt-{number}")
+                assert Verdict.DONE is await events.handle(Delivery(message, redelivered=number % 2 == 1))
+        assert not waits.done()
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+    finally:
+        await writer.stop()
+
+    assert 4 == len(await stock_of(store))
+    assert 1 == await store.count_delivery(fingerprint_of(sent(told(0), id="evt-0")))
+
+
+async def test_a_process_that_is_told_to_end_blames_no_message(store: Store) -> None:
+    """However often this service is deployed while a message waits, none of it counts as an end by that message."""
+
+    class Stuck(MoodyWriter):
+        async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
+            trying.set()
+            return await asyncio.Future()
+
+    trying = asyncio.Event()
+    message = sent(body())
+    events = ProductEvents(store, MemoryBroker(), Stuck(store), unasked(store, POLICY))
+    for _ in range(5):
+        trying.clear()
+        handling = asyncio.create_task(events.handle(Delivery(message, redelivered=True)))
+        async with asyncio.timeout(5):
+            await trying.wait()
+        handling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handling
+
+    assert 1 == await store.count_delivery(fingerprint_of(message))
 
 
 async def test_a_message_that_keeps_coming_again_is_given_up_and_kept_once(store: Store) -> None:

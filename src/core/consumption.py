@@ -20,7 +20,6 @@ from core.catalog import ACTOR
 from core.errors import (
     InventoryError,
     OutcomeUnknown,
-    ProductServiceProtocolError,
     ProductServiceUnavailable,
     Unavailable,
     UnsupportedVersion,
@@ -28,7 +27,7 @@ from core.errors import (
 )
 from core.events import DEAD_LETTERS, PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
 from core.fields import Word
-from core.letters import BODY_BYTES_MAX, CrashLoop, GivenUp, field, fingerprint_of, letter_of, pause, readable
+from core.letters import BODY_BYTES_MAX, LATER, CrashLoop, GivenUp, field, fingerprint_of, letter_of, pause, readable
 from core.operations import EventOutcome, Request
 from core.products import Products
 from core.writer import Writer
@@ -78,19 +77,17 @@ class ProductEvents:
         One that somebody had before is handled while no other is, its attempt on record first: should it end this
         process, nobody else is to blame, and after a few such ends it goes to the dead letters (reliability D13).
         """
-        message = delivery.message
-        if not delivery.redelivered:
-            async with self._room.together():
-                return await self._deal_with(message)
-        async with self._room.alone():
-            fingerprint = fingerprint_of(message)
-            if (times := await self._insisting(lambda: self._store.count_delivery(fingerprint))) > _REDELIVERIES_MAX:
-                _log.error("Message %s was delivered %d times and not dealt with", message.id, times)
-                return Verdict.DEAD
-            verdict = await self._deal_with(message)
-            with suppress(Unavailable, OutcomeUnknown):  # it is dealt with all the same
-                await self._store.forget_deliveries(fingerprint)
-            return verdict
+        attempts = 0
+        while True:
+            attempts += 1
+            if delivery.redelivered:
+                verdict = await self._deal_alone_with(delivery.message, attempts)
+            else:
+                async with self._room.together():
+                    verdict = await self._deal_with(delivery.message, attempts)
+            if verdict is not None:
+                return verdict
+            await _pause(attempts)  # outside the room: an outage may last, and whoever waits to be alone would wait too
 
     async def bury(self, delivery: Delivery) -> Verdict:
         """Keep a message from the broker's dead letters, once, however often it is delivered."""
@@ -103,37 +100,51 @@ class ProductEvents:
         again = delivery.redelivered
         letter = letter_of(message, kind(detail), attempts=0 if again else 1, process=self._process, glance=not again)
         verdict = await self._park(letter)
-        with suppress(Unavailable, OutcomeUnknown):
-            await self._store.forget_deliveries(letter.fingerprint)
+        await self._forget(letter.fingerprint)
         return verdict
 
-    async def _deal_with(self, message: Message) -> Verdict:
-        try:
-            event = decode(message)
-        except ValidationFailed as error:
-            return await self._park(self._letter(message, error, attempts=1))
-        attempts = 0
-        while True:
-            attempts += 1
+    async def _deal_alone_with(self, message: Message, attempts: int) -> Verdict | None:
+        fingerprint = fingerprint_of(message)
+        async with self._room.alone():
             try:
-                await apply(self._writer, message, event, self._products)
+                times = await self._insisting(lambda: self._store.count_delivery(fingerprint))
+                if times > _REDELIVERIES_MAX:
+                    _log.error("Message %s was delivered %d times and not dealt with", message.id, times)
+                    return Verdict.DEAD
+                verdict = await self._deal_with(message, attempts)
+                if verdict is not None:
+                    await self._forget(fingerprint)
+                else:  # it ended nobody, and is counted again at its next try
+                    await self._insisting(lambda: self._store.forget_deliveries(fingerprint))
+                return verdict
+            except asyncio.CancelledError:  # this process was told to end, which is no fault of the message
+                await self._forget(fingerprint)
+                raise
+
+    async def _deal_with(self, message: Message, attempts: int) -> Verdict | None:
+        """Try once, and return what to tell the broker, None where there has to be another try."""
+        while True:
+            try:
+                await apply(self._writer, message, decode(message), self._products)
                 return Verdict.DONE
-            except (Unavailable, OutcomeUnknown, ProductServiceProtocolError) as error:
+            except LATER as error:
                 # Its eventId makes a second try harmless, also after a commit that was lost sight of.
                 if attempts == 1:
-                    _log.warning("Product event %s has to wait: %s", event.event_id, error.detail)
+                    _log.warning("Product event %s has to wait: %s", message.id, error.detail)
                 if await self._store_was_away():
-                    attempts -= 1  # an outage says nothing about the message
-                    continue
+                    continue  # an outage says nothing about the message
                 # An outage fills no dead letters: of the store there is nowhere to park, of the Product Service it
                 # would be every event there is.
                 outage = isinstance(error, ProductServiceUnavailable)
                 letter = self._letter(message, error, attempts=attempts, retry_seconds=pause(attempts))
-                if attempts >= _TRIES and not outage and await self._parked(letter):
-                    return Verdict.DONE
+                parked = attempts >= _TRIES and not outage and await self._parked(letter)
+                return Verdict.DONE if parked else None
             except InventoryError as error:
                 return await self._park(self._letter(message, error, attempts=attempts))
-            await _pause(attempts)
+
+    async def _forget(self, fingerprint: str) -> None:
+        with suppress(Unavailable, OutcomeUnknown):  # whatever became of the message stays so
+            await self._store.forget_deliveries(fingerprint)
 
     async def _store_was_away(self) -> bool:
         """If the store does not answer, wait until it does: one asks, the others wait for that one."""

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from core.errors import InventoryError
+from core.errors import InventoryError, OutcomeUnknown, ProductServiceProtocolError, Unavailable
 from core.fields import Word
 from ports.broker import Message
 from ports.dead_letters import DeadLetter
 
 BODY_BYTES_MAX = 1024 * 1024
+LATER = (Unavailable, OutcomeUnknown, ProductServiceProtocolError)
+"""Failures that say nothing of the message: by whichever way it came, it is tried again."""
 _CAUSE_CHARACTERS_MAX = 300
 _SKUS_MAX = 500
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b\w*\d\w*\b")
