@@ -15,7 +15,15 @@ from stores import at_work, carry_out, migrated, only, stocked, unasked
 
 from core.acts import Act
 from core.dead_letters import DeadLetters
-from core.errors import Conflict, InventoryError, NotFound, SkuConflict, Unavailable, ValidationFailed
+from core.errors import (
+    Conflict,
+    InventoryError,
+    NotFound,
+    ProductServiceProtocolError,
+    SkuConflict,
+    Unavailable,
+    ValidationFailed,
+)
 from core.events import PRODUCT_EXCHANGE
 from core.letters import letter_of, pause
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
@@ -258,6 +266,37 @@ async def test_a_pause_grows_and_ends_with_an_operator(store: Store) -> None:
         last = await parked(store, number=2)
         await store.park(letter_of(message(told(2), 2), UNHAPPY, attempts=13))
         assert "UNRESOLVED" == (await DeadLetters(store, moody).retry(last, ACT)).status
+
+
+async def test_an_answer_that_cannot_be_used_is_asked_for_again(store: Store) -> None:
+    """As the consumer does that parked the letter: it says nothing of the event."""
+    away = Moody(store, ProductServiceProtocolError("It answered 404 to everything."))
+    moody = Redelivery(store, away, unasked(store, POLICY), process="c1")
+    letter = await DeadLetters(store, moody).retry(await parked(store), ACT)
+
+    assert ("WAITING", "product_service_protocol_error") == (letter.status, letter.code)
+
+
+async def test_an_end_in_order_is_no_lapse(store: Store) -> None:
+    """However often this service is deployed while letters are in hand, none of them is taken for a crash loop."""
+
+    class Stuck(Moody):
+        async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
+            trying.set()
+            return await asyncio.Future()
+
+    trying = asyncio.Event()
+    await parked(store, retry_seconds=-1.0)
+    for _ in range(4):
+        trying.clear()
+        stuck = Redelivery(store, Stuck(store, ValueError()), unasked(store, POLICY), process="c1")
+        await stuck.start()
+        async with asyncio.timeout(10):
+            await trying.wait()
+        await stuck.stop()
+
+    (claimed,) = await store.claim_due("c2", limit=9, bytes_max=9_999, seconds=60)
+    assert (0, 2) == (claimed.lapses, claimed.attempts)
 
 
 async def test_a_failure_nobody_expected_is_kept_as_well(store: Store) -> None:

@@ -10,16 +10,9 @@ from typing import Literal
 from msgspec import Struct
 
 from core.consumption import apply
-from core.errors import (
-    InventoryError,
-    NotFound,
-    OutcomeUnknown,
-    ProductServiceProtocolError,
-    Unavailable,
-    ValidationFailed,
-)
+from core.errors import InventoryError, NotFound, ValidationFailed
 from core.events import PRODUCT_EXCHANGE, ProductEvent
-from core.letters import letter_of
+from core.letters import LATER, letter_of
 from core.products import Products
 from core.writer import Writer
 from ports.broker import Message
@@ -78,7 +71,7 @@ class Reception:
         )
         try:
             await apply(self._writer, message, event, self._products)
-        except (ValidationFailed, Unavailable, OutcomeUnknown, ProductServiceProtocolError):
+        except (ValidationFailed, *LATER):
             raise
         except InventoryError as error:
             await self._store.park(letter_of(message, error, attempts=1, process=self._process))

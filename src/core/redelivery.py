@@ -9,11 +9,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from secrets import token_hex
 
 from core.consumption import apply, decode
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
-from core.letters import CrashLoop, letter_of, pause
+from core.letters import LATER, CrashLoop, letter_of, pause
 from core.products import Products
 from core.writer import Writer
 from ports.dead_letters import Claimed, Settlement
@@ -47,7 +48,7 @@ class Redelivery:
         self._task = asyncio.create_task(self._loop())
 
     async def stop(self) -> None:
-        """End; what is in hand then is due again when its claim is over."""
+        """End; what is in hand then is given back, and due again at once."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -59,9 +60,14 @@ class Redelivery:
             Unavailable: the store is away.
         """
         claim = self.claim()
-        due = await self._store.claim_due(claim, limit=_LETTERS, bytes_max=_BYTES, seconds=CLAIM_SECONDS)
-        if due:
-            await self.attend(claim, due)
+        try:
+            due = await self._store.claim_due(claim, limit=_LETTERS, bytes_max=_BYTES, seconds=CLAIM_SECONDS)
+            if due:
+                await self.attend(claim, due)
+        except asyncio.CancelledError:  # this process was told to end, which is no fault of the letters
+            with suppress(Unavailable, OutcomeUnknown):
+                await self._store.give_back_letters(claim)
+            raise
         await self._store.advance_retries()
         return len(due)
 
@@ -89,7 +95,7 @@ class Redelivery:
                 raise CrashLoop(f"It was in hand {claimed.lapses} times and nobody told what became of it.")
             message = claimed.message
             outcome = await apply(self._writer, message, decode(message), self._products)
-        except (Unavailable, OutcomeUnknown) as error:
+        except LATER as error:
             # Its eventId makes another try harmless, also after a commit that was lost sight of.
             return self._failed(claimed, error, retry_seconds=pause(claimed.attempts))
         except InventoryError as error:

@@ -267,6 +267,10 @@ class DeadLetterStore(Protocol):
         """Record what became of claimed letters; return of how many: those still in hand under ``claim``."""
         ...
 
+    async def give_back_letters(self, claim: str) -> int:
+        """Let others have, at once, what is still in hand under ``claim``; return how many. None of it has lapsed."""
+        ...
+
     # -- what operators decide ---------------------------------------------------------------------------------------
 
     async def begin_retry(

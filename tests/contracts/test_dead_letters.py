@@ -326,6 +326,18 @@ async def test_a_claim_that_lapses_is_taken_again_alone(store: Store) -> None:
     assert 1 == await store.settle_letters("c2", "c9", [settled(each) for each in alone[0]])
 
 
+async def test_what_is_given_back_is_due_at_once_and_has_not_lapsed(stores: tuple[Store, Store]) -> None:
+    """Whoever ends in order gives back what is in hand and its own, and no attempt is counted for it."""
+    await parked(stores[0], *(failed(number, retry_seconds=-1.0) for number in range(3)))
+    taken = await stores[0].claim_due("mine", limit=2, bytes_max=10_000, seconds=60)
+    await stores[1].claim_due("theirs", **AT_ONCE)
+    await stores[0].settle_letters("mine", "c1", [settled(taken[0])])
+
+    assert [1, 0] == [await stores[0].give_back_letters("mine") for _ in range(2)]
+    again = only(await stores[1].claim_due("last", **AT_ONCE))
+    assert (taken[1].id, taken[1].attempts, 0) == (again.id, again.attempts, again.lapses)
+
+
 async def test_an_edited_letter_takes_the_place_of_the_original(store: Store) -> None:
     """Both are linked, the difference is on record; a message that is a letter already is not made one again."""
     first, second = await parked(store, failed(1), failed(2))

@@ -107,6 +107,16 @@ class SqlRetries:
             await self.database.commit(connection, transaction_id)
         return len(held)
 
+    async def give_back_letters(self, claim: str) -> int:
+        """The attempt that was counted for it is taken off again."""
+        async with self.database.writing() as connection:
+            now, transaction_id = await self.database.clock(connection)
+            back = update(_LETTER).where(_LETTER.c.status == "RETRYING", _LETTER.c.claim == claim)
+            back = back.values(status="WAITING", claim=None, attempts=_LETTER.c.attempts - 1, next_attempt_at=now)
+            given = (await connection.execute(back)).rowcount
+            await self.database.commit(connection, transaction_id)
+        return given
+
     async def _settle(self, connection: AsyncConnection, held: Sequence[Settlement], now: datetime) -> None:
         done: list[Row] = [(each.claimed.id, "RESOLVED", None, 0, None, now) for each in held if each.letter is None]
         columns: tuple[str, ...] = ("status", "claim", "lapses", "next_attempt_at", "ended_at")
