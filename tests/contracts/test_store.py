@@ -813,6 +813,19 @@ async def test_an_announcement_wakes_the_listener(place: Place) -> None:
         await asyncio.wait_for(heard, 5)
 
 
+@pytest.mark.services
+async def test_who_listens_takes_no_connection_from_the_pool(postgres_url: str) -> None:
+    """With one connection a process, the relay and the feed listen and everything else still gets its turn."""
+    async with (
+        migrated(f"{postgres_url}{'&' if '?' in postgres_url else '?'}pool=1") as store,
+        store.announcements() as announcements,
+        store.announcements(),
+    ):
+        await store.position()
+        await store.announce()
+        await asyncio.wait_for(anext(announcements), 5)
+
+
 async def test_no_announcement_is_lost(place: Place) -> None:
     """One that comes while another is still being told is heard as well (rule R18)."""
     async with (place.other if place.bell else place.store).announcements() as announcements:

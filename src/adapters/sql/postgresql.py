@@ -47,7 +47,7 @@ _ARRAYS = {
 
 
 class PostgresDatabase:
-    """See ``Database``. ``?pool=20`` in the URL sets how many connections a process may use."""
+    """See ``Database``. ``?pool=20`` in the URL sets how many connections a process has, beside what listens."""
 
     def __init__(self, url: URL) -> None:
         query = dict(url.query)
@@ -57,6 +57,8 @@ class PostgresDatabase:
         if "sslmode" in query:
             query["ssl"] = query.pop("sslmode")
         self._url = url.set(drivername="postgresql+asyncpg", query=query)
+        # The server's deadlines come first; these are for a server that does not answer at all.
+        connecting = {"timeout": 3, "command_timeout": 3, "server_settings": _SESSION}
         self._engine = create_async_engine(
             self._url,
             pool_size=int(pool),
@@ -64,9 +66,9 @@ class PostgresDatabase:
             pool_timeout=3,
             pool_recycle=1800,
             pool_use_lifo=True,
-            # The server's deadlines come first; these are for a server that does not answer at all.
-            connect_args={"timeout": 3, "command_timeout": 3, "server_settings": _SESSION},
+            connect_args=connecting,
         )
+        self._beside = create_async_engine(self._url, poolclass=NullPool, connect_args=connecting)
         event.listen(self._engine.sync_engine, "handle_error", _invalidate)
         self._queries: dict[Query, tuple[str, dict[str, Any]]] = {}
         self._inserts: dict[tuple[str, tuple[str, ...]], str] = {}
@@ -265,30 +267,31 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def announcements(self) -> AsyncIterator[AsyncIterator[None]]:
-        """LISTEN on a connection of its own; a lost one ends the iteration, the listener comes back for another."""
-        async with self.reading() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
-            driver = (await connection.get_raw_connection()).driver_connection
-            if driver is None:
-                raise Unavailable("The database connection was lost.")
-            rung = asyncio.Event()
-            lost = asyncio.Event()
+        """LISTEN on a connection beside the pool; a lost one ends the iteration, the listener asks for another."""
+        with faults():
+            async with self._beside.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                driver = (await connection.get_raw_connection()).driver_connection
+                if driver is None:
+                    raise Unavailable("The database connection was lost.")
+                rung = asyncio.Event()
+                lost = asyncio.Event()
 
-            def ring(*_: object) -> None:
-                rung.set()
+                def ring(*_: object) -> None:
+                    rung.set()
 
-            def lose(*_: object) -> None:
-                lost.set()
-                rung.set()
+                def lose(*_: object) -> None:
+                    lost.set()
+                    rung.set()
 
-            driver.add_termination_listener(lose)
-            await driver.add_listener(_CHANNEL, ring)
-            try:
-                yield _rings(rung, lost)
-            finally:
-                with suppress(Exception):
-                    await driver.remove_listener(_CHANNEL, ring)
-                driver.remove_termination_listener(lose)
+                driver.add_termination_listener(lose)
+                await driver.add_listener(_CHANNEL, ring)
+                try:
+                    yield _rings(rung, lost)
+                finally:
+                    with suppress(Exception):
+                        await driver.remove_listener(_CHANNEL, ring)
+                    driver.remove_termination_listener(lose)
 
     @asynccontextmanager
     async def migrating(self) -> AsyncIterator[AsyncConnection]:
