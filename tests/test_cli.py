@@ -145,7 +145,7 @@ def test_a_token_lives_as_long_as_asked(tmp_path: Path) -> None:
 def test_settings_are_shown_without_secrets(tmp_path: Path) -> None:
     """``config show`` tells value and origin of every setting, as a table and as JSON."""
     (tmp_path / "inventory.toml").write_text("idempotency_hours = 12")
-    settings = {"store": AWAY, "broker": "amqp://user:hush@host/", "cwd": tmp_path}
+    settings = {"store": AWAY, "broker": "amqp://user:hush@host/", "catalog_audience": "[/]", "cwd": tmp_path}
     table = inventory("config", "show", "--port", "81", **settings)
     shown = json.loads(inventory("config", "show", "--json", "--port", "81", **settings).stdout)
 

@@ -7,15 +7,19 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from private_server import free_port
 from service import COMMAND, environment
+
+from entrypoints.demo.command import _show
+from ports.broker import Message
 
 PATIENCE_SECONDS = 60
 
@@ -105,6 +109,19 @@ def test_a_busy_port_moves_to_the_next_free_one(tmp_path: Path) -> None:
         with demo(tmp_path, "--port", str(port)) as running:
             assert f"Port {port} is taken; the next free one is used." in running.printed
             assert running.copied("Can I have ten?")["success"] is True
+
+
+async def test_a_sku_that_looks_like_markup_is_a_sku(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing that somebody has called so breaks the terminal."""
+
+    async def heard() -> AsyncIterator[Message]:
+        payload = {"sku": "[/]", "warehouseId": "wh_1", "totalQuantityAvailable": 0}
+        body = msgspec.json.encode({"timestamp": datetime.now(UTC), "payload": payload})
+        yield Message(id="1", exchange="", routing_key="", body=body, type="OutOfStock")
+
+    await _show(heard(), since=datetime(2026, 11, 26, tzinfo=UTC))
+
+    assert "OutOfStock [/] in wh_1: 0 available in all" in capsys.readouterr().out
 
 
 def test_tokens_are_for_nobody_else(tmp_path: Path) -> None:

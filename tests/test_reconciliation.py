@@ -28,7 +28,7 @@ from stores import at_work, empty, hold, migrated, only, stocked, submit
 from adapters.registry import connect
 from core import reconciliation
 from core.errors import Busy, InventoryError
-from core.findings import PARTS, Run
+from core.findings import PARTS, Finding, Run
 from core.operations import (
     Activate,
     Adjust,
@@ -54,6 +54,7 @@ from core.stock import ExpectedReceipt, Item, Reservation
 from core.writer import Writer
 from entrypoints import reconciler
 from entrypoints.config import Config, SettingError
+from entrypoints.reconcile import _print
 from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
@@ -752,6 +753,26 @@ async def _said(log: Path, words: str) -> bool:
 
 async def _ended(store: Store) -> list[Run]:
     return [run for run in await store.reconciliations(1) if run.ended_at]
+
+
+def test_what_was_found_is_shown_as_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    """An id that looks like markup is an id."""
+    at = datetime(2026, 11, 26, tzinfo=UTC)
+    run = Run(id="run_1", trigger="manual", actor="[/]", deep=False, started_at=at)
+    finding = Finding(
+        kind="TOTALS_MISMATCH",
+        product_id="[/]",
+        inventory_item_id=None,
+        expected={},
+        found={},
+        run_id="run_1",
+        first_seen_at=at,
+        last_seen_at=at,
+        resolved_at=None,
+    )
+    _print(run, [finding], as_json=False)
+
+    assert "[/]" in capsys.readouterr().out
 
 
 def test_a_reconciler_with_nothing_to_do_does_not_start() -> None:

@@ -441,10 +441,11 @@ def show(config: "Config", *, as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("setting", "value", "from", "meaning")
     for line in config.show():
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

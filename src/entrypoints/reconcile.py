@@ -9,6 +9,7 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from core.errors import NotFound
 from core.findings import Finding, Part, Run
@@ -59,7 +60,8 @@ def list_runs(config: Config, *, limit: int, as_json: bool) -> None:
         found = _counts(each) if each.ended_at else "not finished"
         scope = "everything" if each.deep else "how things stand"
         numbers = (each.products, each.items, found, each.raised, each.resolved)
-        table.add_row(each.id, time_text(each.started_at), f"{each.actor} ({each.trigger})", scope, *map(str, numbers))
+        cells = (each.id, time_text(each.started_at), f"{each.actor} ({each.trigger})", scope, *map(str, numbers))
+        table.add_row(*map(Text, cells))
     console().print(table)
 
 
@@ -127,12 +129,13 @@ def _print(run: Run | None, findings: Sequence[Finding], *, as_json: bool) -> No
         table = Table("kind", "product", "item", "expected", "found", "first seen", "last seen", "resolved")
         for each in findings[:_SHOWN_MAX]:
             seen = (each.first_seen_at, each.last_seen_at, each.resolved_at)
-            values = (_values(each.expected), _values(each.found))
-            table.add_row(each.kind, each.product_id, each.inventory_item_id, *values, *map(time_text, seen))
+            whose = (each.kind, each.product_id, each.inventory_item_id or "")
+            cells = (*whose, _values(each.expected), _values(each.found), *map(time_text, seen))
+            table.add_row(*map(Text, cells))
         screen.print(table)
     if len(findings) > _SHOWN_MAX:
         screen.print(f"… and {len(findings) - _SHOWN_MAX} more; --json has them all.")
-    screen.print("Nothing has been reconciled yet." if run is None else _sentence(run), soft_wrap=True)
+    screen.print(Text("Nothing has been reconciled yet." if run is None else _sentence(run)), soft_wrap=True)
 
 
 def _sentence(run: Run) -> str:

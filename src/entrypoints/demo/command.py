@@ -13,6 +13,7 @@ import msgspec
 import rich_click as click
 from dishka import AsyncContainer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from adapters.tokens import KeyRing, Verifier, mint, split_secrets
@@ -153,7 +154,7 @@ async def _show(messages: AsyncIterator[Message], *, since: datetime) -> None:
     async for message in messages:
         event = msgspec.json.decode(message.body)
         if datetime.fromisoformat(event["timestamp"]) >= since:
-            _out.print(f"[dim]{time.strftime('%H:%M:%S')}[/] [cyan]{message.type}[/] {_sentence(event)}")
+            _out.print(f"[dim]{time.strftime('%H:%M:%S')}[/] [cyan]{message.type}[/] {escape(_sentence(event))}")
 
 
 def _sentence(event: dict[str, dict[str, object]]) -> str:
