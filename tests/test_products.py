@@ -145,6 +145,14 @@ async def test_an_update_of_an_unknown_product_is_its_creation(house: House) -> 
     assert await house.items() == made
 
 
+async def test_what_the_product_service_leaves_out_the_event_says(house: House) -> None:
+    """A product that is known there by its id alone has the variants the event tells of."""
+    house.catalog.put(CatalogProduct(id="prod_1"))
+    await house.tell(event("Updated", sku=None, variants=[{"variantId": "v1", "sku": "MUG-RED", "name": "Red"}]))
+
+    assert {sku for sku, _ in await house.items()} == {"MUG-RED"}
+
+
 async def test_an_update_of_a_deleted_product_makes_nothing(house: House) -> None:
     """A tombstone is knowledge, too; and of what the Product Service does not have nothing is made."""
     house.catalog.put(MUG, RED)

@@ -109,7 +109,12 @@ class Products:
         """Return what the Product Service has of a product, over what an event said."""
         product = await self._catalog.product(payload.product_id)
         variants = await self._catalog.variants(payload.product_id)
-        return replace(payload, sku=product.sku or payload.sku, name=product.name or payload.name, variants=variants)
+        return replace(
+            payload,
+            sku=product.sku or payload.sku,
+            name=product.name or payload.name,
+            variants=variants or payload.variants,
+        )
 
     # -- when it is back ---------------------------------------------------------------------------------------------
 
