@@ -168,6 +168,26 @@ async def test_what_is_gone_is_told_as_a_gap(store: Store, feed: Feed) -> None:
     assert [event.id for event in heard[1:]] == [last - 1, last]
 
 
+async def test_a_gap_up_to_now_is_told_as_well(store: Store, feed: Feed) -> None:
+    """Who was away until nothing is left is not told that nothing has happened."""
+    item = await stocked(store, 1)
+    await publish(store)
+    last = await store.position()
+    assert isinstance(store, SqlStore)
+    async with store.database.writing() as connection:
+        await connection.execute(delete(tables.outbox))
+        await connection.commit()
+
+    async with following(feed, Wanted(), 0) as heard:
+        await until(lambda: len(heard) == 1)
+        await received(store, item)
+        await publish(store)
+        await until(lambda: len(heard) == 2)
+
+    assert heard[0] == Told(-1, "Gap", {"after": 0, "next": last + 1})
+    assert heard[1].id == last + 1
+
+
 async def test_a_position_that_is_not_yet_means_now(store: Store, feed: Feed) -> None:
     """Such as one of a database that was put back to an earlier state."""
     item = await stocked(store, 1)

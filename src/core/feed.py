@@ -163,12 +163,13 @@ class Feed:
         """
         here = self._position if after is None else min(after, await self._store.position())
         yield b"retry: 2000\nid: %d\n\n" % here
-        while here < self._position and not listener.ended:
+        while here < (there := self._position) and not listener.ended:
             rows = await self._store.published(here, limit=PAGE)
-            if rows and rows[0].position > here + 1:
-                yield b'event: Gap\ndata: {"after":%d,"next":%d}\n\n' % (here, rows[0].position)
+            following = rows[0].position if rows else there + 1
+            if following > here + 1:
+                yield b'event: Gap\ndata: {"after":%d,"next":%d}\n\n' % (here, following)
             frames = [frame for row in rows if (frame := Frame.of(row)).suits(listener.wanted)]
-            here = rows[-1].position if rows else self._position
+            here = rows[-1].position if rows else there
             if frames:
                 yield b"".join(frame.data for frame in frames)
         # No await since the comparison: nothing is missed between what was read here and what is heard from now on.
