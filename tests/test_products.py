@@ -270,6 +270,22 @@ async def test_what_was_taken_on_trust_is_checked_when_it_is_back(house: House) 
     assert await house.store.owed_checks(limit=10, again_after_seconds=AGAIN_SECONDS) == []
 
 
+async def test_what_cannot_be_checked_keeps_nobody_from_its_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is answered with nonsense is asked for again after all others."""
+    monkeypatch.setattr("core.products._CHECKS_AT_ONCE", 1)
+    house.catalog.away = True
+    for id in ("prod_1", "prod_2"):
+        await house.products.admit(id)
+    house.catalog.away = False
+    house.catalog.broken = True
+    assert await house.products.check() == 0
+    house.catalog.broken = False
+    assert await house.products.check() == 1
+
+    assert house.catalog.asked[-2:] == ["product prod_1", "product prod_2"]
+    assert [check.product_id for check in await house.store.product_checks(limit=10)] == ["prod_1"]
+
+
 async def test_checks_happen_by_themselves(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every so often, over outages of any length."""
     monkeypatch.setattr("core.products.CHECK_SECONDS", 0.01)

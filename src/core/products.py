@@ -146,6 +146,7 @@ class Products:
                 missing = await self._known(id)
             except ProductServiceProtocolError as error:
                 _log.warning("Product %s cannot be checked: %s", id, error.detail)
+                await self._store.postpone_check(id)  # or a hundred such would keep every other from its turn
                 continue
             else:
                 missing = False

@@ -52,6 +52,10 @@ class ProductRecords(Protocol):
         """Record what a check found; one that found the product is owed no more."""
         ...
 
+    async def postpone_check(self, product_id: str) -> None:
+        """Record that a check came to nothing: it is still owed, after all others."""
+        ...
+
     async def product_checks(self, *, limit: int) -> list[ProductCheck]:
         """Return the checks that are owed or found nothing, the oldest first."""
         ...

@@ -56,6 +56,16 @@ async def test_a_check_is_owed_once_and_until_it_is_settled(store: Store) -> Non
     assert (left.product_id, left.status, left.checked_at) == ("prod_2", "PENDING", None)
 
 
+async def test_a_check_that_came_to_nothing_is_owed_behind_the_others(store: Store) -> None:
+    """It is the last one to be tried again."""
+    for id in ("prod_1", "prod_2"):
+        await store.owe_check(id)
+    await store.postpone_check("prod_1")
+
+    assert await store.owed_checks(limit=10, again_after_seconds=60) == ["prod_2", "prod_1"]
+    assert [check.status for check in await store.product_checks(limit=10)] == ["PENDING", "PENDING"]
+
+
 async def test_what_is_missing_stays_on_record_and_is_checked_again(store: Store) -> None:
     """After a while, behind those that were never checked."""
     for id in ("prod_1", "prod_2"):

@@ -52,6 +52,14 @@ class SqlProductRecords:
                 await connection.execute(delete(table).where(one))
             await self.database.commit(connection, transaction_id)
 
+    async def postpone_check(self, product_id: str) -> None:
+        """By the time it was tried."""
+        table = tables.product_check
+        async with self.database.writing() as connection:
+            now, transaction_id = await self.database.clock(connection)
+            await connection.execute(update(table).where(table.c.product_id == product_id).values(checked_at=now))
+            await self.database.commit(connection, transaction_id)
+
     async def product_checks(self, *, limit: int) -> list[ProductCheck]:
         """By age."""
         table = tables.product_check
