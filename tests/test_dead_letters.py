@@ -13,6 +13,7 @@ from in_process import ADMIN, OPERATOR, Api, serving
 from service import COMMAND, environment
 from stores import at_work, carry_out, migrated, only, stocked, unasked
 
+from adapters.registry import connect
 from core.acts import Act
 from core.dead_letters import DeadLetters
 from core.errors import (
@@ -32,7 +33,7 @@ from core.writer import Writer
 from entrypoints.doctor import _letters
 from ports.broker import Message
 from ports.dead_letters import LetterFilter
-from ports.store import ItemFilter, Store
+from ports.store import RELAY, ItemFilter, Store
 
 ACT = Act(actor="alice", reason="it is mended")
 POLICY = EventPolicy(warehouse_ids=("wh_1",))
@@ -488,6 +489,45 @@ async def test_the_command_does_what_an_operator_needs(store: Store, command: An
     assert (1, 5, 1) == (code, json.loads(retried)["succeeded"], json.loads(retried)["failed"])
     assert {"RESOLVED": 3 + len(many), "UNRESOLVED": 1} == await store.letter_counts()
     assert sorted(f"SKU-{number}" for number in range(1, 8)) == sorted(await items(store))
+
+
+async def test_the_command_leaves_tries_to_a_process_whose_memory_would_not_hear(
+    store: Store, redelivery: Redelivery, command: Any
+) -> None:
+    """While somebody owns the relay's lease, that process tries; whoever reads there would see the old stock else."""
+    ids = [await parked(store, told(1, payload={}))] + [await parked(store, number=n) for n in (2, 3, 4)]
+    assert await store.acquire(RELAY, "c1", seconds=60)
+    await redelivery.start()
+    try:
+        code, edited = await command("edit", ids[0], "--body", "-", "--reason", "x", "--json", given=json.dumps(told()))
+        assert (0, "RESOLVED") == (code, json.loads(edited)["status"])
+        assert 0 == (await command("retry", ids[1]))[0]
+        assert 0 == (await command("retry", "--all"))[0]
+    finally:
+        await redelivery.stop()
+
+    mended = [json.loads(edited)["id"], *ids[1:]]
+    letters = [letter for id in mended if (letter := await store.letter(id)) is not None]
+    assert [("RESOLVED", "c1")] * 4 == [(letter.status, letter.history[0].process) for letter in letters]
+    assert [f"SKU-{number}" for number in range(1, 5)] == sorted(await items(store))
+
+
+@pytest.mark.services
+async def test_the_command_tells_a_shared_cache(store: Store, tmp_path: Path, redis_url: str) -> None:
+    """What it changes has a floor there when it ends, so that every process reads anew."""
+    settings = {"store": f"sqlite:///{tmp_path}/inventory.db", "cache": redis_url, "default_warehouses": "wh_1"}
+    id = await parked(store)
+    async with connect("cache", redis_url) as cache, cache.changes() as changes:
+        process = await asyncio.create_subprocess_exec(
+            *(COMMAND, "dead-letters", "retry", id), env=environment(**settings), stdout=-1
+        )
+        await process.communicate()
+        async with asyncio.timeout(10):
+            while not (floors := (await anext(changes)).floors):
+                pass
+
+    assert 0 == process.returncode
+    assert any("prod_1" in key for key in floors)
 
 
 @pytest.mark.parametrize(

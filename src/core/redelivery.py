@@ -26,6 +26,8 @@ _LETTERS = 512
 _BYTES = 16 * 1024 * 1024
 _IDLE_SECONDS = 1.0
 _SETTLE_TRIES = 8
+_ELSEWHERE_SECONDS = 20.0
+_LOOK_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -122,3 +124,32 @@ class Redelivery:
                 _log.exception("Trying dead letters failed and goes on")
             if not tried:
                 await asyncio.sleep(_IDLE_SECONDS * random.uniform(0.5, 1.5))
+
+
+class Elsewhere(Redelivery):
+    """Leaves every try to the process that runs: what this one did to the stock, that one's readers would not hear."""
+
+    async def turn(self) -> int:
+        """Try nothing."""
+        return 0
+
+    async def attend(self, claim: str, letters: Sequence[Claimed]) -> None:
+        """Give letters back, and return when somebody has tried them.
+
+        Raises:
+            Unavailable: nobody has, for a while; they wait all the same.
+        """
+        await self._store.give_back_letters(claim)
+        try:
+            async with asyncio.timeout(_ELSEWHERE_SECONDS):
+                for claimed in letters:
+                    await self._until_tried(claimed)
+        except TimeoutError:
+            raise Unavailable("No process has tried it yet; start one, and it does so by itself.") from None
+
+    async def _until_tried(self, claimed: Claimed) -> None:
+        while True:
+            letter = await self._store.letter(claimed.id)
+            if letter is None or (letter.attempts >= claimed.attempts and letter.status != "RETRYING"):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)

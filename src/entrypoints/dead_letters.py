@@ -4,7 +4,8 @@ import asyncio
 import getpass
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from secrets import token_hex
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,16 +19,19 @@ from rich.text import Text
 from core.acts import Act
 from core.dead_letters import DeadLetters
 from core.errors import NotFound, ValidationFailed
-from core.redelivery import Redelivery
+from core.products import Products
+from core.redelivery import Elsewhere, Redelivery
 from core.writer import Writer
 from entrypoints.config import Config
+from entrypoints.consumer import start_writing
 from entrypoints.terminal import check_tables, console, print_json, run_to_end, time_text, with_store
 from entrypoints.wiring import make_container
 from ports.dead_letters import Letter, LetterDetail, LetterFilter, LetterGroup, Retry
-from ports.store import Store
+from ports.store import RELAY, Store
 
 _DETAIL_SHOWN = 100
 _POLL_SECONDS = 0.2
+_NAME = "inventory-cli"
 T = TypeVar("T")
 
 
@@ -78,7 +82,7 @@ def show(config: Config, id: str, *, as_json: bool) -> None:
 
 def retry_one(config: Config, id: str, *, reason: str | None, as_json: bool) -> int:
     """Try a letter now, print it, and return the exit code: 1 if it failed again."""
-    letter = _at_work(config, lambda letters, _: letters.retry(id, act(reason)))
+    letter = _at_work(config, lambda letters, *_: letters.retry(id, act(reason)))
     _print_detail(letter, as_json=as_json)
     return 0 if letter.status == "RESOLVED" else 1
 
@@ -99,7 +103,7 @@ def retry_many(
             await store.cancel_retry(retry.id, act("broken off"))
             raise
 
-    retry = _at_work(config, lambda letters, container: _with_parts(container, letters, work))
+    retry = _at_work(config, work)
     if as_json:
         print_json(retry)
     else:
@@ -110,7 +114,7 @@ def retry_many(
 
 def edit(config: Config, id: str, body: Any, *, reason: str, as_json: bool) -> int:
     """Replace a letter by one with another body, try and print that, and return the exit code: 1 if it failed."""
-    letter = _at_work(config, lambda letters, _: letters.edit(id, body, act(reason)))
+    letter = _at_work(config, lambda letters, *_: letters.edit(id, body, act(reason)))
     _print_detail(letter, as_json=as_json)
     return 0 if letter.status == "RESOLVED" else 1
 
@@ -170,32 +174,37 @@ def act(reason: str | None) -> Act:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = "somebody"
-    return Act(actor=f"inventory-cli/{user}", reason=reason)
+    return Act(actor=f"{_NAME}/{user}", reason=reason)
 
 
-def _at_work(config: Config, work: Callable[[DeadLetters, Any], Awaitable[T]]) -> T:
-    """Do ``work`` with a writer running in this process."""
+def _at_work(config: Config, work: Callable[[DeadLetters, Redelivery, Store], Awaitable[T]]) -> T:
+    """Do ``work`` so that every reader hears of it.
+
+    That is with a writer running in this process, unless another one runs that keeps what it reads in its own memory.
+    """
 
     async def main() -> T:
         container = make_container(config)
-        try:
-            await check_tables(await container.get(Store))
-            writer = await container.get(Writer)
-            await writer.start()
-            try:
-                return await work(await container.get(DeadLetters), container)
-            finally:
-                await writer.stop()
-        finally:
-            await container.close()
+        async with AsyncExitStack() as ends:
+            ends.push_async_callback(container.close)
+            store = await container.get(Store)
+            await check_tables(store)
+            if config.cache.startswith("memory:") and await _somebody_runs(store):
+                writer, products = await container.get(Writer), await container.get(Products)
+                elsewhere = Elsewhere(store, writer, products, process=_NAME)
+                return await work(DeadLetters(store, elsewhere), elsewhere, store)
+            await start_writing(container, ends)
+            return await work(await container.get(DeadLetters), await container.get(Redelivery), store)
 
     return run_to_end(main())
 
 
-async def _with_parts(
-    container: Any, letters: DeadLetters, work: Callable[[DeadLetters, Redelivery, Store], Awaitable[T]]
-) -> T:
-    return await work(letters, await container.get(Redelivery), await container.get(Store))
+async def _somebody_runs(store: Store) -> bool:
+    """Whoever moves events owns the relay's lease, and tries dead letters too."""
+    lease = await store.acquire(RELAY, f"{_NAME}-{token_hex(8)}", seconds=1.0)
+    if lease is not None:
+        await store.release(lease)
+    return lease is None
 
 
 async def _watch(store: Store, redelivery: Redelivery, retry: Retry) -> Retry:
