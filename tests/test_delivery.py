@@ -162,6 +162,29 @@ async def test_a_product_that_ran_out_comes_first(store: Store, broker: Commande
     assert in_order(broker.received, "urgent")
 
 
+async def test_a_replay_that_fails_delays_no_mark(store: Store) -> None:
+    """What the broker has confirmed is marked before anything else is tried, so it does not go out twice."""
+
+    class Once(CommandedBroker):
+        async def publish(self, messages: Sequence[Message]) -> list[Receipt]:
+            if {message.id for message in messages} & {message.id for message in self.received}:
+                raise Unavailable("The broker went away.")
+            return await super().publish(messages)
+
+    broker = Once()
+    item = await stocked(store, 10)
+    async with relaying(store, broker):
+        await drained(store)
+    await store.begin_replay(ReplayRange(from_position=1), Act(actor="alice", reason="lost"))
+    await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
+
+    async with relaying(store, broker):
+        await drained(store)
+
+    assert len({message.id for message in broker.received}) == len(broker.received)
+    assert sorted((await positions(store)).values()) == list(range(1, len(broker.received) + 1))
+
+
 # -- a broker that does not do as it should --------------------------------------------------------------------------
 
 

@@ -115,6 +115,18 @@ async def test_events_are_replayed_and_watched(api: Api, admin: httpx2.AsyncClie
     assert [again["id"], done["id"]] == [each["id"] for each in listed]
 
 
+async def test_who_has_lost_the_lease_replays_no_further(api: Api, admin: httpx2.AsyncClient) -> None:
+    """It says so, rather than publish the same events again and again."""
+    assert 0 == await published(api)
+    begun = await admin.post("/admin/outbox/replay", json={"productId": "a", "reason": "the queue was deleted"})
+    lease = await leased(api.store)
+    replays = Replays(api.store, await api.container.get(Broker))
+
+    assert None is await replays.go_on(Lease(lease.name, lease.owner, lease.token + 1))
+    state = (await admin.get(begun.headers["location"])).json()["data"]
+    assert ("RUNNING", 0) == (state["status"], state["published"])
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "code"),
     [

@@ -45,7 +45,7 @@ class Relay:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._lease: Lease | None = None
-        self._renew_at = 0.0
+        self._renew_at = self._replay_at = 0.0
         self._held: dict[str, float] = {}
         self._unroutable: Counter[str] = Counter()
         self._warn_at = 0.0
@@ -107,32 +107,61 @@ class Relay:
 
     async def _turn(self) -> float:
         """Relay one batch; return how long to rest, 0 where more is waiting."""
+        if await self._lead() is None:
+            return _IDLE_SECONDS
+        now = time.monotonic()
+        self._held = {product: until for product, until in self._held.items() if until > now}
+        rows = await self._store.pending(_BATCH, skip=self._held.keys())
+        if not rows:
+            return 0.0 if await self._replay() else _IDLE_SECONDS
+        receipts = await self._broker.publish([message_of(row) for row in rows])
+        done = self._settle(rows, receipts)
+        self._suspects.witness(receipts)
+        # Nothing that may fail or take long stands between the broker's word and the mark.
+        await self._mark(done)
+        if (stuck := self._first_failed(rows, receipts)) is not None and await self._look_into(stuck):
+            done.append(stuck)
+        if len(rows) < _BATCH and time.monotonic() >= self._replay_at:
+            await self._replay()
+        return 0.0 if done else 0.2
+
+    async def _lead(self) -> Lease | None:
+        """Return our lease, taken or renewed where it is time to; None while another relay has it."""
         now = time.monotonic()
         if self._lease is None or now >= self._renew_at:
             self._lease = await self._store.acquire(RELAY, self._owner, seconds=LEASE_SECONDS)
             self._renew_at = now + LEASE_SECONDS / 3
-        if self._lease is None:
-            self._renew_at = 0.0
-            return _IDLE_SECONDS
-        self._held = {product: until for product, until in self._held.items() if until > now}
-        rows = await self._store.pending(_BATCH, skip=self._held.keys())
-        if not rows:
-            return 0.0 if await self._replays.go_on(self._lease) else _IDLE_SECONDS
-        receipts = await self._broker.publish([message_of(row) for row in rows])
-        done = self._settle(rows, receipts)
-        self._suspects.witness(receipts)
-        if (stuck := self._first_failed(rows, receipts)) is not None:
-            went_out = await self._suspects.examine(stuck, self._lease)
-            if went_out:
-                done.append(stuck)
-            elif went_out is False:  # the others may go on while this one is looked into
-                self._held[stuck.product_id] = time.monotonic() + _SUSPECT_SECONDS
-        if len(rows) < _BATCH:
-            await self._replays.go_on(self._lease)
-        if done and not await self._store.mark_published(self._lease, done):
-            _log.warning("Another relay has taken over")
-            self._lease = None
-        return 0.0 if done else 0.2
+        return self._lease
+
+    async def _mark(self, rows: Sequence[OutboxRow]) -> None:
+        if rows and self._lease is not None and not await self._store.mark_published(self._lease, rows):
+            self._step_down()
+
+    async def _look_into(self, stuck: OutboxRow) -> bool:
+        """Try alone the event at which publishing came to a halt, and return whether it went out."""
+        if (lease := await self._lead()) is None:
+            return False
+        went_out = await self._suspects.examine(stuck, lease)
+        if went_out:
+            await self._mark([stuck])
+        elif went_out is False:  # the others may go on while this one is looked into
+            self._held[stuck.product_id] = time.monotonic() + _SUSPECT_SECONDS
+        return bool(went_out)
+
+    async def _replay(self) -> bool:
+        """Let a batch go out again, and return whether there was any."""
+        if (lease := await self._lead()) is None:
+            return False
+        went_on = await self._replays.go_on(lease)
+        if went_on is None:
+            self._step_down()
+        elif not went_on:
+            self._replay_at = time.monotonic() + _IDLE_SECONDS
+        return bool(went_on)
+
+    def _step_down(self) -> None:
+        _log.warning("Another relay has taken over")
+        self._lease = None
 
     def _settle(self, rows: Sequence[OutboxRow], receipts: Sequence[Receipt]) -> list[OutboxRow]:
         """Return what counts as published: of each product everything up to the first event that does not."""

@@ -83,8 +83,8 @@ class Replays:
         self._store = store
         self._broker = broker
 
-    async def go_on(self, lease: Lease) -> bool:
-        """Publish the next events of the oldest replay; return whether there were any.
+    async def go_on(self, lease: Lease) -> bool | None:
+        """Publish the next events of the oldest replay; return whether there were any, None if the lease is lost.
 
         Raises:
             Unavailable: the store or the broker is away.
@@ -100,7 +100,8 @@ class Replays:
                 sent = rows[: receipts.index(Receipt.FAILED)]
             if not sent:
                 return False
-        await self._store.advance_replay(lease, replay, sent)
+        if not await self._store.advance_replay(lease, replay, sent):
+            return None
         if not rows:
             _log.info("Replay %s is done: %d events went out again", replay.id, replay.published)
         return True
