@@ -31,12 +31,15 @@ class CountingStore:
         self.reads: Counter[str] = Counter()
         self.open = asyncio.Event()
         self.open.set()
+        self.interrupts = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
         self.reads.update(product_ids)
+        if self.interrupts:
+            raise asyncio.CancelledError
         found = await self._store.products(product_ids)
         await self.open.wait()
         return found
@@ -204,6 +207,18 @@ async def test_a_new_subscription_begins_with_nothing(processes: list[Process], 
     reader.store.open.set()
 
     assert (await late, await reader.available()) == (30, 25)
+
+
+async def test_a_read_that_is_interrupted_leaves_nobody_waiting(store: Store, item: Item) -> None:
+    """Who asked is told to ask again, and is answered then."""
+    process = Process(store, NoCache())
+    process.store.interrupts = True
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await process.available()
+    process.store.interrupts = False
+
+    assert await process.available() == 30
 
 
 async def test_a_read_that_was_overtaken_is_not_kept(store: Store, cache: FlakyCache, item: Item) -> None:

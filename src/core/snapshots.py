@@ -196,10 +196,13 @@ class Snapshots:
                 del self._asked[product_id]
             try:
                 seen = await self._look(asked)
+            except asyncio.CancelledError:
+                # A library may cancel whoever waits for it; only whoever stops the flight may end it.
+                _refuse(asked.values(), Unavailable("The read was interrupted; try again.", retry_after=1))
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
             except Exception as error:
-                for future in asked.values():
-                    future.set_exception(error)
-                    future.exception()  # not "never retrieved" where everybody has left
+                _refuse(asked.values(), error)
             else:
                 for product_id, future in asked.items():
                     future.set_result(seen.get(product_id))
@@ -394,6 +397,12 @@ class Snapshots:
         entries = {key: Entry(read.revision, _pack(read), read.until - now) for key, read in puts.items()}
         if entries:
             await self._cache.put(entries)
+
+
+def _refuse(futures: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+    for future in futures:
+        future.set_exception(error)
+        future.exception()  # not "never retrieved" where everybody has left
 
 
 def _key(product_id: str) -> str:
