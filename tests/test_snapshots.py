@@ -31,7 +31,7 @@ class CountingStore:
         self.reads: Counter[str] = Counter()
         self.open = asyncio.Event()
         self.open.set()
-        self.interrupts = False
+        self.interrupts = self.hides_warehouses = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -46,6 +46,8 @@ class CountingStore:
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
         self.reads["warehouses"] += 1
+        if self.hides_warehouses:
+            raise Unavailable("The warehouses cannot be read.")
         return await self._store.warehouses()
 
 
@@ -306,6 +308,21 @@ async def test_floors_that_could_not_be_written_are_written_later(
 
     async with asyncio.timeout(2):
         while await processes[1].available() != 29:
+            await asyncio.sleep(0.005)
+
+
+async def test_no_floor_waits_for_the_store(processes: list[Process], item: Item) -> None:
+    """After a change of a warehouse only the store can say its floor; what was sold is told meanwhile, and it later."""
+    processes[0].store.hides_warehouses = True
+    await processes[0].change(UpdateWarehouse(warehouse_id="wh_1", patch=WarehousePatch(name="New"), if_match=None))
+    await processes[0].change(Ship(inventory_item_id=item.id, quantity=1))
+    async with asyncio.timeout(2):
+        while await processes[1].available() != 29:
+            await asyncio.sleep(0.005)
+
+    processes[0].store.hides_warehouses = False
+    async with asyncio.timeout(2):
+        while (await processes[1].inventory.by_product("prod_1")).data.warehouse_inventory[0].warehouse_name != "New":
             await asyncio.sleep(0.005)
 
 

@@ -109,11 +109,12 @@ class Snapshots:
         self._puts: dict[str, _Read[Any]] = {}
         self._own_tables = self._told_tables = 0
         self._work = asyncio.Event()
+        self._edited = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start listening to changes and writing to the cache; before that, only what is asked for is read."""
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._write())]
+        self._tasks = [asyncio.create_task(each) for each in (self._listen(), self._write(), self._tell_tables())]
 
     async def stop(self) -> None:
         """Write the floors that are left, if the cache takes them, and end."""
@@ -304,6 +305,7 @@ class Snapshots:
         if book.warehouses_changed():
             self._own_tables += 1
             self._table = None
+            self._edited.set()
         self._work.set()
 
     def _raise(self, floors: Mapping[str, int]) -> None:
@@ -361,7 +363,6 @@ class Snapshots:
             await self._work.wait()
             self._work.clear()
             try:
-                await self._write_table_floor()
                 await self._write_floors()
                 await self._write_values()
             except Unavailable:
@@ -372,13 +373,24 @@ class Snapshots:
                 _log.exception("Writing to the cache failed and goes on")
                 await asyncio.sleep(1.0)
 
-    async def _write_table_floor(self) -> None:
-        """What the table's revision is after our own commit only the store can say."""
-        if (own := self._own_tables) != self._told_tables:
-            floor = {_TABLE: (await self._table_from_store()).revision}
+    async def _tell_tables(self) -> None:
+        """Ask for the table's revision after our own commits: only the store knows it, and no other floor waits."""
+        while True:
+            await self._edited.wait()
+            self._edited.clear()
+            own = self._own_tables
+            try:
+                floor = {_TABLE: (await self._table_from_store()).revision}
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    _log.exception("Reading the warehouses failed and is tried again")
+                self._edited.set()
+                await asyncio.sleep(0.25)
+                continue
             self._raise(floor)
             _merge(self._unwritten, floor)
             self._told_tables = own
+            self._work.set()
 
     async def _write_floors(self) -> None:
         floors, self._unwritten = self._unwritten, {}
