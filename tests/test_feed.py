@@ -247,6 +247,22 @@ async def test_when_the_feed_stops_every_stream_ends(store: Store) -> None:
             pass
 
 
+async def test_nobody_takes_every_place(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many streams in one name, so many in all; a place that is left is free."""
+    monkeypatch.setattr(module, "OWN_MAX", 2)
+    monkeypatch.setattr(module, "LISTENERS_MAX", 3)
+    async with feed.listen(Wanted(), name="one"), feed.listen(Wanted(), name="one"):
+        with pytest.raises(Unavailable, match="in your name"):
+            async with feed.listen(Wanted(), name="one"):
+                pass
+        async with feed.listen(Wanted(), name="other"):
+            with pytest.raises(Unavailable, match="no room"):
+                async with feed.listen(Wanted(), name="third"):
+                    pass
+    async with feed.listen(Wanted(), name="one"):
+        pass
+
+
 async def test_listeners_are_told_that_they_are_connected(
     store: Store, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +351,20 @@ def test_any_process_tells_what_another_has_published(postgres_url: str) -> None
                 heard.append(told(text))
     assert heard[0] == heard[1]
     assert [event.event for event in heard[0]] == ["StockLevelChanged", "BackInStock"]
+
+
+async def test_too_many_streams_of_one_token_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a code, a sentence and a time to come again."""
+    monkeypatch.setattr(module, "OWN_MAX", 1)
+    async with serving(tmp_path) as api, api.client(PRODUCT_SERVICE) as client:
+        feed = await api.container.get(Feed)
+        await feed.start()
+        async with feed.listen(Wanted(), name="inventory-service tester"):
+            answer = await client.get("/events")
+        await feed.stop()
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert "in your name" in answer.json()["detail"]
+    assert answer.headers["retry-after"] == "10"
 
 
 async def test_where_nobody_serves_the_stream_that_is_said(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from ports.store import Store
 
 WAITING_MAX = 1_000
 """How many frames may wait for a listener before it is dropped."""
+LISTENERS_MAX = 2_048
+OWN_MAX = 512
+"""How many may listen in a process, and how many of them in one name: all that asks must find a connection as well."""
 PAGE = 500
 SOON_SECONDS = 0.02
 LATER_SECONDS = 0.2
@@ -73,10 +76,11 @@ class Frame(Struct, frozen=True):
 class Listener:
     """Who listens: what waits for it, and whether it goes on."""
 
-    __slots__ = ("_frames", "_something", "ended", "wanted")
+    __slots__ = ("_frames", "_something", "ended", "name", "wanted")
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, *, name: str = "") -> None:
         self.wanted = wanted
+        self.name = name
         self.ended = False
         self._frames: list[bytes] = []
         self._something = asyncio.Event()
@@ -131,16 +135,17 @@ class Feed:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @asynccontextmanager
-    async def listen(self, wanted: Wanted) -> AsyncIterator[Listener]:
-        """Be a listener while the block runs; frames come once ``follow`` has caught up.
+    async def listen(self, wanted: Wanted, *, name: str = "") -> AsyncIterator[Listener]:
+        """Be a listener, in the name of somebody, while the block runs; frames come once ``follow`` has caught up.
 
         Raises:
-            Unavailable: the service is stopping, or the store is away.
+            Unavailable: the service is stopping, the store is away, or too many listen already.
         """
         if not self._tasks:
             raise Unavailable("There is no event stream here now; connect again shortly.", retry_after=1)
-        listener = Listener(wanted)
+        listener = Listener(wanted, name=name)
         async with self._opening:
+            self._check_room(name)
             if not self._all:
                 self._position = await self._store.position()
             self._all.add(listener)
@@ -152,6 +157,14 @@ class Feed:
             self._listeners.get(wanted.product_id, set()).discard(listener)
             if not self._listeners.get(wanted.product_id):
                 self._listeners.pop(wanted.product_id, None)
+
+    def _check_room(self, name: str) -> None:
+        if sum(listener.name == name for listener in self._all) >= OWN_MAX:
+            detail = f"{OWN_MAX} event streams are open in your name here; close those you do not need, or share one."
+            raise Unavailable(detail, retry_after=10)
+        if len(self._all) >= LISTENERS_MAX:
+            detail = f"{LISTENERS_MAX} event streams are open here, and there is no room for more; connect again later."
+            raise Unavailable(detail, retry_after=10)
 
     async def follow(self, listener: Listener, after: int | None) -> AsyncIterator[bytes]:
         """Yield what the listener wants of everything since ``after`` (None: from now on), until it is over.

@@ -13,6 +13,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.plugins import InitPlugin
 from litestar.types import Receive, Scope, Send
 
+from adapters.tokens import Principal
 from core.errors import ValidationFailed
 from core.events import Event
 from core.feed import Feed, Listener, Wanted
@@ -50,9 +51,10 @@ async def events(
 
     The `id` of each is its position in the stream; sent back as `Last-Event-ID`, all that was missed since comes
     first. An event `Gap` tells that some of it is not kept any more. A client too slow to follow is disconnected.
+    Each process takes so many streams, and so many in one name; more are refused with 503 `unavailable`.
     """
     after = _position(header(request.scope, "last-event-id"))
-    return _Stream(feed, Wanted(product_id, type, warehouse_id), after, expires_at=request.user.expires_at)
+    return _Stream(feed, Wanted(product_id, type, warehouse_id), after, request.user)
 
 
 def _position(value: str | None) -> int | None:
@@ -66,19 +68,20 @@ def _position(value: str | None) -> int | None:
 class _Stream(Reply):
     """An answer that goes on until the client, the token or the service ends it."""
 
-    __slots__ = ("_after", "_expires_at", "_feed", "_wanted")
+    __slots__ = ("_after", "_feed", "_principal", "_wanted")
 
-    def __init__(self, feed: Feed, wanted: Wanted, after: int | None, *, expires_at: int) -> None:
+    def __init__(self, feed: Feed, wanted: Wanted, after: int | None, principal: Principal) -> None:
         super().__init__(b"", media_type=b"text/event-stream")
         self._feed = feed
         self._wanted = wanted
         self._after = after
-        self._expires_at = expires_at
+        self._principal = principal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what there is, as it comes."""
-        async with self._feed.listen(self._wanted) as listener:
-            watch = asyncio.create_task(_watch(listener, receive, self._expires_at))
+        name = f"{self._principal.issuer} {self._principal.subject}"
+        async with self._feed.listen(self._wanted, name=name) as listener:
+            watch = asyncio.create_task(_watch(listener, receive, self._principal.expires_at))
             try:
                 await self._send(listener, send)
             finally:
