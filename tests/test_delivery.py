@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from stores import carry_out, migrated, positions, stocked
 
 from adapters.memory import MemoryBroker
 from adapters.registry import connect
+from adapters.sql.tables import time_text
 from core.acts import Act
 from core.delivery import Relay
 from core.errors import Conflict, NotFound, Unavailable
@@ -160,6 +162,35 @@ async def test_a_product_that_ran_out_comes_first(store: Store, broker: Commande
     products = [msgspec.json.decode(message.body)["payload"]["productId"] for message in broker.received[before:]]
     assert products == ["urgent"] * 3 + ["calm"] * 2
     assert in_order(broker.received, "urgent")
+
+
+async def test_a_range_of_time_is_found_by_halving(store: Store, url: str) -> None:
+    """Bounds between, at and beyond the times that events went out at, whatever was purged; no event is counted."""
+    item = await stocked(store, 100)
+    async with relaying(store, CommandedBroker()):
+        for _ in range(15):
+            await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
+        await drained(store)
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+        for number in range(20):
+            at = time_text(start + timedelta(minutes=number))
+            file.execute("UPDATE outbox SET published_at = ? WHERE position = ?", (at, number))
+        file.execute("DELETE FROM outbox WHERE position < 3")
+        (last,) = file.execute("SELECT max(position) FROM outbox").fetchone()
+        file.commit()
+
+    async def found(since: float, until: float) -> tuple[int, int, int]:
+        asked = ReplayRange(since=start + timedelta(minutes=since), until=start + timedelta(minutes=until))
+        replay = await store.begin_replay(asked, Act(actor="alice"))
+        await store.cancel_replay(replay.id, Act(actor="alice"))
+        return replay.from_position, replay.to_position, replay.total
+
+    assert (5, 8, 4) == await found(4.5, 9)
+    assert (5, 9, 5) == await found(5, 9.5)
+    assert (3, last, last - 2) == await found(-60, 60)
+    with pytest.raises(Conflict, match="widen it"):
+        await found(6.2, 6.8)
 
 
 async def test_a_replay_that_fails_delays_no_mark(store: Store) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from in_process import ADMIN, OPERATOR, Api, serving
 from service import COMMAND, environment
 from stores import stocked
 
+from core.acts import Act
 from core.events import OutboxRow
 from core.outbox import Replays
 from entrypoints.wiring import Relay
@@ -85,6 +88,18 @@ async def test_a_blocked_event_is_seen_and_let_go(api: Api, admin: httpx2.AsyncC
     assert [] == (await admin.get("/admin/outbox")).json()["data"]["blocked"]
 
 
+async def test_a_skipped_event_is_dropped_in_the_end(api: Api, tmp_path: Path) -> None:
+    """With the others, although it has no place in the stream."""
+    row = await blocked(api.store)
+    await api.store.release_blocked(row.event_id, Act(actor="alice", reason="x"), skip=True)
+    assert 0 == await published(api)
+    with closing(sqlite3.connect(tmp_path / "inventory.db")) as file:
+        (kept,) = file.execute("SELECT count(*) FROM outbox").fetchone()
+        assert 0 == await api.store.purge(answers_hours=1, events_days=1, inbox_days=1)
+        assert kept == await api.store.purge(answers_hours=1, events_days=0, inbox_days=1)
+        assert (0,) == file.execute("SELECT count(*) FROM outbox").fetchone()
+
+
 async def test_who_has_lost_the_lease_blocks_nothing(api: Api) -> None:
     """Fencing holds for the exceptions, too."""
     (row, *_) = await api.store.pending(1)
@@ -113,6 +128,20 @@ async def test_events_are_replayed_and_watched(api: Api, admin: httpx2.AsyncClie
     assert not await replays.go_on(lease)
     listed = (await admin.get("/admin/outbox/replays")).json()["data"]
     assert [again["id"], done["id"]] == [each["id"] for each in listed]
+
+
+async def test_a_replay_that_was_asked_for_twice_runs_once(api: Api, admin: httpx2.AsyncClient) -> None:
+    """Whoever lost the answer is told which one runs; a key in its place would be believed and do nothing."""
+    assert 0 == await published(api)
+    body = {"fromPosition": 1, "reason": "the queue was deleted"}
+    keyed = await admin.post("/admin/outbox/replay", json=body, headers={"idempotency-key": "k"})
+    assert (400, "validation_failed") == (keyed.status_code, keyed.json()["code"])
+    first, second = await asyncio.gather(*(admin.post("/admin/outbox/replay", json=body) for _ in range(2)))
+    begun, refused = sorted((first, second), key=lambda answer: answer.status_code)
+    assert (202, 409, "invalid_state") == (begun.status_code, refused.status_code, refused.json()["code"])
+    assert begun.json()["data"]["id"] in refused.json()["detail"]
+    one = await admin.post("/admin/outbox/replay", json={"productId": "a", "reason": "another scope"})
+    assert 202 == one.status_code
 
 
 async def test_who_has_lost_the_lease_replays_no_further(api: Api, admin: httpx2.AsyncClient) -> None:

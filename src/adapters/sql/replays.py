@@ -1,9 +1,10 @@
 """The outbox's exceptions: events that cannot go out, and events that go out again."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, select, update
+from sqlalchemy import and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import acts, tables
@@ -14,6 +15,7 @@ from core.errors import Conflict, NotFound
 from core.events import OutboxRow
 from core.ids import new_id
 from ports.outbox import BlockedEvent, Lease, Replay, ReplayRange
+from ports.store import RELAY
 
 _OUTBOX = tables.outbox
 _REPLAY = tables.outbox_replay
@@ -58,14 +60,17 @@ class SqlReplays:
         return BlockedEvent(**found._asdict())
 
     async def begin_replay(self, chosen: ReplayRange, act: Act) -> Replay:
-        """Times become positions, which rise with them."""
-        table, where = _OUTBOX.c, _within(chosen)
-        asked = select(func.min(table.position), func.max(table.position), func.count()).where(*where)
+        """Times become positions, which rise with them. The relay's lease is locked: of two alike one begins."""
+        first, last, total = await self._chosen(chosen)
+        if total < 1:
+            raise Conflict("No published event that is still kept is in this range; widen it.")
         async with self.database.writing() as connection:
+            await connection.execute(select(tables.lease).where(tables.lease.c.name == RELAY).with_for_update())
             now, transaction_id = await self.database.clock(connection)
-            first, last, total = (await connection.execute(asked)).one()
-            if not total:
-                raise Conflict("No published event that is still kept is in this range; widen it.")
+            same = [_REPLAY.c.ended_at.is_(None), _REPLAY.c.product_id.is_not_distinct_from(chosen.product_id)]
+            same += [_REPLAY.c.from_position <= last, _REPLAY.c.to_position >= first]
+            if (id := await connection.scalar(select(_REPLAY.c.id).where(*same).limit(1))) is not None:
+                raise Conflict(f"Replay {id} of this range is running; watch that one, or cancel it.", replayId=id)
             replay = Replay(
                 id=new_id("rpl"),
                 status="RUNNING",
@@ -89,6 +94,27 @@ class SqlReplays:
             await self.database.commit(connection, transaction_id)
         await self.database.announce()
         return replay
+
+    async def _chosen(self, chosen: ReplayRange) -> tuple[int, int, int]:
+        """Return the first and the last position of a range, and how many events that are."""
+        position, product_id = _OUTBOX.c.position, _OUTBOX.c.product_id
+        kept = select(position).where(position.is_not(None)).limit(1)
+        async with self.database.reading() as connection:
+            low = await connection.scalar(kept.order_by(position)) or 0
+            high = await connection.scalar(kept.order_by(position.desc())) or -1
+            first, last = max(low, chosen.from_position or 0), high
+            if chosen.to_position is not None:
+                last = min(last, chosen.to_position)
+            if chosen.since is not None:
+                first = max(first, await _first_since(connection, chosen.since, low, high))
+            if chosen.until is not None:
+                last = min(last, await _first_since(connection, chosen.until, low, high) - 1)
+            if chosen.product_id is None:  # positions have no gaps, and counting millions takes too long
+                return first, last, last - first + 1
+            counted = select(func.min(position), func.max(position), func.count())
+            counted = counted.where(product_id == chosen.product_id, position.between(first, last))
+            least, most, total = (await connection.execute(counted)).one()
+        return least or 0, most or 0, total
 
     async def open_replay(self) -> Replay | None:
         """In order of beginning."""
@@ -171,17 +197,18 @@ async def _holds(connection: AsyncConnection, lease: Lease) -> bool:
     return await connection.scalar(ours.with_for_update()) is not None
 
 
-def _within(chosen: ReplayRange) -> list[ColumnElement[bool]]:
-    table = _OUTBOX.c
-    where: list[ColumnElement[bool]] = [table.position.is_not(None)]
-    if chosen.from_position is not None:
-        where.append(table.position >= chosen.from_position)
-    if chosen.to_position is not None:
-        where.append(table.position <= chosen.to_position)
-    if chosen.since is not None:
-        where.append(table.published_at >= chosen.since)
-    if chosen.until is not None:
-        where.append(table.published_at < chosen.until)
-    if chosen.product_id is not None:
-        where.append(table.product_id == chosen.product_id)
-    return where
+async def _first_since(connection: AsyncConnection, at: datetime, low: int, high: int) -> int:
+    """Find by halving the first of these positions whose event went out at ``at`` or later, the one after them if none.
+
+    There is no index of times, and an outbox may hold months.
+    """
+    table, end = _OUTBOX.c, high + 1
+    while low < end:
+        middle = (low + end) // 2
+        after = select(table.position, table.published_at).where(table.position >= middle)
+        row = (await connection.execute(after.order_by(table.position).limit(1))).one_or_none()
+        if row is None or row.published_at >= at:
+            end = middle
+        else:
+            low = row.position + 1
+    return low

@@ -283,6 +283,11 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
         first = select(outbox.id, outbox.published_at).where(outbox.position.is_not(None))
         first_sent = first.order_by(outbox.position).limit(limit).subquery()
         sent = select(first_sent.c.id).where(first_sent.c.published_at < now - timedelta(days=events_days))
+        # What an operator had skipped went nowhere and has no position.
+        oldest = select(outbox.id, outbox.published_at, outbox.position).order_by(outbox.id).limit(limit).subquery()
+        skipped = select(oldest.c.id).where(
+            oldest.c.position.is_(None), oldest.c.published_at < now - timedelta(days=events_days)
+        )
         # As long as an event is known again, so that what is restored late still has no second effect.
         ended = select(letter.id).where(letter.ended_at < now - timedelta(days=inbox_days))
         over = ended.order_by(letter.ended_at).limit(limit)
@@ -291,6 +296,7 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
             delete(tables.idempotency_key).where(_scope_in(old.limit(limit))),
             delete(tables.inbox).where(inbox.event_id.in_(heard.limit(limit))),
             delete(tables.outbox).where(outbox.id.in_(sent)),
+            delete(tables.outbox).where(outbox.id.in_(skipped)),
             delete(tables.dead_letter_attempt).where(attempt.dead_letter_id.in_(over)),
             delete(tables.dead_letter).where(letter.id.in_(over)),
             delete(tables.delivery).where(tables.delivery.c.last_at < now - timedelta(days=inbox_days)),

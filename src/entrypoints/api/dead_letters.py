@@ -13,10 +13,11 @@ from msgspec import Meta, Struct
 
 from core.acts import Act
 from core.dead_letters import DeadLetters
-from core.errors import NotFound
+from core.errors import NotFound, ValidationFailed
 from core.fields import Id as IdField
 from core.fields import Text
 from entrypoints.api.bodies import Strict
+from entrypoints.api.headers import header
 from entrypoints.api.parameters import (
     Cause,
     CorrelationFilter,
@@ -233,6 +234,12 @@ async def cancel(request: AnyRequest, retry_id: Id, data: Strict[Decision], stor
 
 
 def act(request: AnyRequest, reason: str | None) -> Act:
-    """Return the act that a request asks for, by whom it comes from."""
+    """Return the act that a request asks for, by whom it comes from.
+
+    Raises:
+        ValidationFailed: it came with an idempotency key.
+    """
+    if header(request.scope, "idempotency-key") is not None:
+        raise ValidationFailed("Idempotency-Key means nothing here, a second act of the kind is refused; leave it out.")
     correlation_id = request.scope["state"]["caller_correlation_id"]
     return Act(actor=request.user.subject, reason=reason, correlation_id=correlation_id)

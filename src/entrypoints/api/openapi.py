@@ -71,7 +71,7 @@ _CLAIMED = (
     *("retryDeadLetter", "editDeadLetter", "discardDeadLetter", "restoreDeadLetter", "noteDeadLetter"),
     *("retryDeadLetters", "cancelDeadLetterRetry", "releaseBlockedEvent", "replayEvents", "cancelReplay"),
 )
-"""What is claimed with the act: a second one is refused, and idempotency keys mean nothing."""
+"""What is claimed with the act: a second one is refused, and so are idempotency keys."""
 _UNKEYED = ("forceCircuit", "takeProductEvent", *_CLAIMED)
 _ABROAD: dict[str, tuple[type[InventoryError], ...]] = {
     "createInventoryItem": (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError),
