@@ -1,4 +1,4 @@
-"""What must not grow for ever: stored answers and published events are dropped when their time is over."""
+"""What must not grow for ever: stored answers, published events and the inbox are dropped when their time is over."""
 
 import asyncio
 import logging

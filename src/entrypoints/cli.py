@@ -154,7 +154,7 @@ def migrate(config: "Config") -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings("store", "broker", "cache", "data_dir")
 def doctor(config: "Config", *, as_json: bool) -> None:
-    """Try store, broker, cache and tokens; say what is wrong and the one thing to do. Changes nothing."""
+    """Try store, broker, cache, Product Service and tokens; say what is wrong and what to do. Changes nothing."""
     from entrypoints.doctor import run
 
     run(config, as_json=as_json)

@@ -62,7 +62,7 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
     loops = (relay, events, redelivery, products, await container.get(Housekeeper))
 
     async def start() -> None:
-        await process.until_done(store.migrate if prepares else lambda: _check_store(store), "relaying")
+        await process.until_done(store.migrate if prepares else lambda: process.check_store(store), "relaying")
         for loop in loops:
             await loop.start()
 
@@ -73,11 +73,6 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
         await ends.enter_async_context(process.background(process.until_done(topology, "the broker's topology")))
         await ends.enter_async_context(process.background(start()))
         yield
-
-
-async def _check_store(store: Store) -> None:
-    if pending := await store.pending_migrations():
-        raise Conflict(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
 
 
 async def _check_broker(broker: Broker) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import structlog
 
 from adapters.telemetry import configure_logging
-from core.errors import InventoryError
+from core.errors import Conflict, InventoryError
 from entrypoints.config import Config
+from ports.store import Store
 
 END_SECONDS = 5.0
 """How long a request in flight, and then each part of the process, may take to end."""
@@ -103,6 +104,17 @@ async def in_time(end: Callable[[], Awaitable[object]]) -> None:
             await end()
     except TimeoutError:
         _log.warning("did not end in time", part=getattr(end, "__qualname__", repr(end)))
+
+
+async def check_store(store: Store) -> None:
+    """Return if the store has all its tables.
+
+    Raises:
+        Conflict: it lacks some; the detail names the remedy.
+        Unavailable: it is away.
+    """
+    if pending := await store.pending_migrations():
+        raise Conflict(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dishka import AsyncContainer
 
-from core.errors import Conflict
 from core.reconciliation import Reconciliation
 from entrypoints import process
 from entrypoints.config import Config, SettingError
@@ -40,12 +39,8 @@ async def reconciling(container: AsyncContainer) -> AsyncIterator[None]:
     """Reconcile every interval while the block runs, as soon as the store is there and fit for it."""
     store, reconciliation = await container.get(Store), await container.get(Reconciliation)
 
-    async def check() -> None:
-        if pending := await store.pending_migrations():
-            raise Conflict(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
-
     async def start() -> None:
-        await process.until_done(check, "reconciling")
+        await process.until_done(lambda: process.check_store(store), "reconciling")
         await reconciliation.start()
 
     async with AsyncExitStack() as ends:
