@@ -332,3 +332,15 @@ async def execute(url: str, *statements: str) -> None:
     for statement in statements:
         await connection.execute(statement)
     await connection.close()
+
+
+async def test_a_transaction_left_open_goes_with_its_connection(postgres_url: str) -> None:
+    """A COMMIT that is broken off may leave a connection in a transaction; nobody gets that connection again."""
+    async with connect("store", f"{postgres_url}?pool=1") as store:
+        await store.migrate()
+        async with store.database.writing() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            await driver.execute("BEGIN; LOCK TABLE product")
+
+        async with store.transaction() as transaction:
+            assert await transaction.lock(["prod_1"], wait=True) == set()

@@ -87,6 +87,10 @@ class PostgresDatabase:
                     # What the server still does with this connection is anybody's guess: it must not be used again.
                     await connection.invalidate()
                     raise
+                finally:
+                    # A COMMIT that was broken off leaves a transaction that SQLAlchemy knows nothing of any more.
+                    if not (connection.invalidated or connection.in_transaction()) and _is_open(connection):
+                        await connection.invalidate()
 
     reading = writing
 
@@ -219,7 +223,7 @@ class PostgresDatabase:
 
         What it raises looks as if it had come that way.
         """
-        driver: Any = connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
+        driver = _driver(connection)
         if not driver.is_in_transaction():
             await connection.exec_driver_sql("SELECT 1")  # SQLAlchemy begins with its first statement
         try:
@@ -310,6 +314,15 @@ class PostgresDatabase:
             with suppress(asyncio.CancelledError):
                 await self._bell
         await self._engine.dispose()
+
+
+def _driver(connection: AsyncConnection) -> Any:
+    return connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
+
+
+def _is_open(connection: AsyncConnection) -> bool:
+    driver = _driver(connection)
+    return driver is not None and not driver.is_closed() and bool(driver.is_in_transaction())
 
 
 async def _rings(rung: asyncio.Event, lost: asyncio.Event) -> AsyncIterator[None]:
