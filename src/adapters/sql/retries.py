@@ -136,16 +136,21 @@ class SqlRetries:
     async def begin_retry(
         self, which: LetterFilter | Collection[str], act: Act, *, canary: bool, limit: int = RETRY_LETTERS_MAX
     ) -> Retry:
-        """One UPDATE claims them all; those that somebody else is deciding on right now are left out."""
+        """Locked, then claimed; those that somebody else is deciding on right now are left out.
+
+        Not in one statement: joined row by row, a choice that skips what is locked is made anew, beyond the limit.
+        """
         id, first, table = new_id("rty"), None, _LETTER.c
         where = wanted(which) if isinstance(which, LetterFilter) else [self.database.among(table.id, which)]
         chosen = select(table.id).where(*where, table.status == "UNRESOLVED").order_by(table.id).limit(limit)
         async with self.database.writing() as connection:
             now, transaction_id = await self.database.clock(connection)
-            claimed = update(_LETTER).where(table.id.in_(chosen.with_for_update(skip_locked=True)))
-            claimed = claimed.values(status="WAITING", retry_id=id, next_attempt_at=None if canary else now)
-            if not (total := (await connection.execute(claimed)).rowcount):
+            ids = list((await connection.execute(chosen.with_for_update(skip_locked=True))).scalars())
+            if not (total := len(ids)):
                 raise Conflict("None of these dead letters is unresolved; look at them again.")
+            claimed = update(_LETTER).where(self.database.among(table.id, ids))
+            claimed = claimed.values(status="WAITING", retry_id=id, next_attempt_at=None if canary else now)
+            await connection.execute(claimed)
             if canary:
                 first = await connection.scalar(select(func.min(table.id)).where(table.retry_id == id))
                 await connection.execute(update(_LETTER).where(table.id == first).values(next_attempt_at=now))
