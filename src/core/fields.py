@@ -1,9 +1,10 @@
 """What a field may hold, said once for operations, events and the API document."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from core.ids import ID_PATTERN
 
@@ -24,3 +25,16 @@ Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 ProductId = Word
 HoldSeconds = Annotated[int, Meta(ge=1, le=86_400)]
 Instant = Annotated[datetime, Meta(tz=True)]
+
+
+def in_utc(asked: Struct, *names: str) -> None:
+    """Bring the instants in these fields of a Struct that is being made to UTC; a field may hold None.
+
+    Raises:
+        ValueError: one leaves the calendar that way.
+    """
+    for name in names:
+        try:
+            force_setattr(asked, name, (value := getattr(asked, name)) and value.astimezone(UTC))
+        except OverflowError:
+            raise ValueError(f"{name} must be an instant of this calendar") from None

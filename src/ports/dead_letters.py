@@ -5,15 +5,14 @@ refused. Every act of an operator is on record in the same commit (table ``audit
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import Literal, Protocol
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from core.acts import Act, ActRecord
-from core.fields import Instant, ProductId, Text, Word
+from core.fields import Instant, ProductId, Text, Word, in_utc
 from ports.broker import Message
 
 LetterStatus = Literal["UNRESOLVED", "WAITING", "RETRYING", "RESOLVED", "DISCARDED"]
@@ -149,11 +148,7 @@ class LetterFilter(Struct, frozen=True, rename="camel", kw_only=True, forbid_unk
     until: Instant | None = None
 
     def __post_init__(self) -> None:
-        for name in ("since", "until"):
-            try:
-                force_setattr(self, name, (value := getattr(self, name)) and value.astimezone(UTC))
-            except OverflowError:
-                raise ValueError(f"{name} must be an instant of this calendar") from None
+        in_utc(self, "since", "until")
 
 
 class Claimed(Struct, frozen=True):

@@ -4,15 +4,14 @@ The part of the store that keeps them; what the relay does all day is in ``ports
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, Protocol
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from core.acts import Act
 from core.events import OutboxRow
-from core.fields import Instant, Level, ProductId
+from core.fields import Instant, Level, ProductId, in_utc
 
 ReplayStatus = Literal["RUNNING", "DONE", "CANCELLED"]
 
@@ -49,11 +48,7 @@ class ReplayRange(Struct, frozen=True, rename="camel", kw_only=True, forbid_unkn
     product_id: ProductId | None = None
 
     def __post_init__(self) -> None:
-        for name in ("since", "until"):
-            try:
-                force_setattr(self, name, (value := getattr(self, name)) and value.astimezone(UTC))
-            except OverflowError:
-                raise ValueError(f"{name} must be an instant of this calendar") from None
+        in_utc(self, "since", "until")
 
 
 class Replay(Struct, frozen=True, rename="camel", kw_only=True):
