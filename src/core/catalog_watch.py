@@ -1,6 +1,5 @@
 """How the Product Service is: asked regularly, so that whoever wants to know need not wait for it to answer."""
 
-import asyncio
 import logging
 from datetime import UTC, datetime
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from core.errors import ProductServiceUnavailable
+from core.loop import Loops, forever
 from ports.catalog import Condition, ProductCatalog
 
 _log = logging.getLogger(__name__)
@@ -35,18 +35,16 @@ class CatalogWatch:
         self._status: Literal["ok", "unavailable", "unknown"] = "unknown"
         self._reason: str | None = None
         self._checked_at: datetime | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._loops = Loops()
 
     async def start(self) -> None:
         """Start asking."""
         if self._seconds:
-            self._task = asyncio.create_task(self._loop())
+            self._loops.start(forever("Asking the Product Service how it is", self._turn, pause=self._seconds))
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loops.stop()
 
     @property
     def health(self) -> CatalogHealth:
@@ -81,10 +79,6 @@ class CatalogWatch:
         elif before == "unavailable" != self._status:
             _log.warning("The Product Service is back")
 
-    async def _loop(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except Exception:
-                _log.exception("Asking the Product Service how it is failed and is tried again")
-            await asyncio.sleep(self._seconds)
+    async def _turn(self) -> float:
+        await self.look()
+        return self._seconds

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from core.errors import Unavailable
 from core.events import OutboxRow
+from core.loop import Loops
 from core.outbox import Replays, Suspects, message_of
 from ports.broker import Broker, Receipt
 from ports.outbox import Lease
@@ -43,7 +44,7 @@ class Relay:
         self._owner = owner
         self._required = required_events
         self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = Loops()
         self._lease: Lease | None = None
         self._renew_at = self._replay_at = 0.0
         self._held: dict[str, float] = {}
@@ -55,13 +56,11 @@ class Relay:
 
     async def start(self) -> None:
         """Start relaying."""
-        self._tasks = [asyncio.create_task(self._loop()), asyncio.create_task(self._hear())]
+        self._loops.start(self._relay(), self._hear())
 
     async def stop(self) -> None:
         """End after at most one batch in flight, and let another relay take over at once."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loops.stop()
         if self._lease is not None:
             try:
                 await self._store.release(self._lease)
@@ -69,7 +68,7 @@ class Relay:
                 _log.info("The relay's lease could not be given back; it runs out by itself")
             self._lease = None
 
-    async def _loop(self) -> None:
+    async def _relay(self) -> None:
         failures = 0
         while True:
             self._wake.clear()

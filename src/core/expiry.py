@@ -10,6 +10,7 @@ import time
 
 from core.book import SYSTEM
 from core.errors import InventoryError
+from core.loop import Loops, forever
 from core.operations import Expire, Request
 from core.writer import Writer
 from ports.store import Store
@@ -26,18 +27,16 @@ class Sweeper:
     def __init__(self, store: Store, writer: Writer) -> None:
         self._store = store
         self._writer = writer
-        self._task: asyncio.Task[None] | None = None
+        self._loops = Loops()
         self._later: dict[str, float] = {}
 
     async def start(self) -> None:
         """Start sweeping."""
-        self._task = asyncio.create_task(self._loop())
+        self._loops.start(forever("Expiring holds", self._turn, pause=_EVERY_SECONDS))
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loops.stop()
 
     async def sweep(self) -> int:
         """Expire what is due, ``_LIMIT`` at most, and return how many holds that were.
@@ -60,14 +59,5 @@ class Sweeper:
             break
         return len(due) - len(failed)
 
-    async def _loop(self) -> None:
-        while True:
-            swept = 0
-            try:
-                swept = await self.sweep()
-            except InventoryError as error:
-                _log.info("Expiring holds has to wait: %s", error.detail)
-            except Exception:
-                _log.exception("Expiring holds failed and goes on")
-            if swept < _LIMIT:
-                await asyncio.sleep(_EVERY_SECONDS)
+    async def _turn(self) -> float:
+        return 0.0 if await self.sweep() == _LIMIT else _EVERY_SECONDS

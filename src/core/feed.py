@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from core.errors import Unavailable
 from core.events import OutboxRow
+from core.loop import Loops
 from ports.store import Store
 
 WAITING_MAX = 1_000
@@ -119,20 +120,17 @@ class Feed:
         self._position = -1
         self._opening = asyncio.Lock()
         self._rung = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = Loops()
 
     async def start(self) -> None:
         """Begin to serve listeners."""
-        self._tasks = [asyncio.create_task(each) for each in (self._read(), self._hear(), self._beat())]
+        self._loops.start(self._read(), self._hear(), self._beat())
 
     async def stop(self) -> None:
         """End every stream, and take no more listeners."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
         for listener in self._all:
             listener.end()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loops.stop()
 
     @asynccontextmanager
     async def listen(self, wanted: Wanted, *, name: str = "") -> AsyncIterator[Listener]:
@@ -141,7 +139,7 @@ class Feed:
         Raises:
             Unavailable: the service is stopping, the store is away, or too many listen already.
         """
-        if not self._tasks:
+        if not self._loops.running:
             raise Unavailable("There is no event stream here now; connect again shortly.", retry_after=1)
         listener = Listener(wanted, name=name)
         async with self._opening:

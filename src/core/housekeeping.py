@@ -1,16 +1,12 @@
 """What must not grow for ever: stored answers, published events and the inbox are dropped when their time is over."""
 
-import asyncio
-import logging
-
-from core.errors import Unavailable
+from core.loop import Loops, forever
 from ports.store import Store
 
 INBOX_DAYS = 90
 """How long a product event is known again; older than any message that could still be delivered."""
 _EVERY_SECONDS = 60.0
 _LIMIT = 1000
-_log = logging.getLogger(__name__)
 
 
 class Housekeeper:
@@ -27,17 +23,15 @@ class Housekeeper:
         self._owner = owner
         self._answers_hours = answers_hours
         self._events_days = events_days
-        self._task: asyncio.Task[None] | None = None
+        self._loops = Loops()
 
     async def start(self) -> None:
         """Start sweeping."""
-        self._task = asyncio.create_task(self._loop())
+        self._loops.start(forever("Housekeeping", self._turn, pause=_EVERY_SECONDS, first=_EVERY_SECONDS))
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loops.stop()
 
     async def sweep(self) -> int:
         """Drop everything that is over, if nobody else is at it; return how many rows went."""
@@ -54,12 +48,6 @@ class Housekeeper:
                 break
         return dropped
 
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_SECONDS)
-            try:
-                await self.sweep()
-            except Unavailable as error:
-                _log.warning("Housekeeping has to wait: %s", error.detail)
-            except Exception:
-                _log.exception("Housekeeping failed and goes on")
+    async def _turn(self) -> float:
+        await self.sweep()
+        return _EVERY_SECONDS

@@ -3,14 +3,14 @@
 It is asked before anything is submitted to the writer: no lock and no transaction waits for somebody else's network.
 """
 
-import asyncio
 import logging
 from typing import Literal
 
 from msgspec.structs import replace
 
-from core.errors import ProductNotFound, ProductServiceProtocolError, ProductServiceUnavailable, Unavailable
+from core.errors import ProductNotFound, ProductServiceProtocolError, ProductServiceUnavailable
 from core.events import ProductEvent, ProductPayload
+from core.loop import Loops, forever
 from core.operations import ApplyProductEvent, EventPolicy
 from ports.catalog import ProductCatalog
 from ports.store import Store
@@ -39,7 +39,7 @@ class Products:
         self._store = store
         self._policy = policy
         self._making = making
-        self._task: asyncio.Task[None] | None = None
+        self._loops = Loops()
 
     # -- before stock is kept of a product ---------------------------------------------------------------------------
 
@@ -121,13 +121,11 @@ class Products:
     async def start(self) -> None:
         """Start checking what was taken on trust."""
         if self._policy != "off":
-            self._task = asyncio.create_task(self._loop())
+            self._loops.start(forever("Checking products", self._turn, pause=CHECK_SECONDS))
 
     async def stop(self) -> None:
         """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loops.stop()
 
     async def check(self) -> int:
         """Ask for every product that is owed a check, and return how many were found or found missing.
@@ -158,13 +156,5 @@ class Products:
                 _log.error("Product %s was taken on trust, and the Product Service does not have it", id)
         return checked
 
-    async def _loop(self) -> None:
-        while True:
-            try:
-                while await self.check() >= _CHECKS_AT_ONCE:
-                    pass
-            except Unavailable:
-                pass  # whoever needs the Product Service, or the store, has said so
-            except Exception:
-                _log.exception("Checking products failed and is tried again")
-            await asyncio.sleep(CHECK_SECONDS)
+    async def _turn(self) -> float:
+        return 0.0 if await self.check() >= _CHECKS_AT_ONCE else CHECK_SECONDS

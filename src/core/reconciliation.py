@@ -21,6 +21,7 @@ from core.book import SYSTEM
 from core.errors import Busy, Unavailable
 from core.findings import PARTS, Part, Run, Trigger
 from core.ids import new_id
+from core.loop import Loops, forever
 from ports.outbox import Lease
 from ports.store import AuditPage, Store
 
@@ -48,18 +49,16 @@ class Reconciliation:
         self._store = store
         self._seconds = minutes * 60
         self._pause = second_look_seconds
-        self._task: asyncio.Task[None] | None = None
+        self._loops = Loops()
 
     async def start(self) -> None:
         """Start running every interval."""
         if self._seconds:
-            self._task = asyncio.create_task(self._loop())
+            self._loops.start(forever("Reconciling", self._take_turn, pause=min(_POLL_SECONDS, self._seconds)))
 
     async def stop(self) -> None:
         """End; a run that is going on is broken off and stays without an end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loops.stop()
 
     async def turn(self) -> Run | None:
         """Run if it is time to, and return the run.
@@ -121,17 +120,10 @@ class Reconciliation:
         confirmed = {(each.kind, each.subject): each for each in reversed(page.discrepancies)}
         return replace(page, discrepancies=tuple(confirmed[each] for each in confirmed.keys() & suspects))
 
-    async def _loop(self) -> None:
-        while True:
-            try:
-                await self.turn()
-            except Busy:
-                pass  # another process is at it
-            except Unavailable as error:
-                _log.info("Reconciling has to wait: %s", error.detail)
-            except Exception:
-                _log.exception("Reconciling failed and goes on")
-            await asyncio.sleep(min(_POLL_SECONDS, self._seconds))
+    async def _take_turn(self) -> float:
+        with suppress(Busy):  # another process is at it
+            await self.turn()
+        return min(_POLL_SECONDS, self._seconds)
 
 
 @asynccontextmanager

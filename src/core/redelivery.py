@@ -15,6 +15,7 @@ from secrets import token_hex
 from core.consumption import apply, decode
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
 from core.letters import LATER, CrashLoop, letter_of, pause
+from core.loop import Loops, forever
 from core.products import Products
 from core.writer import Writer
 from ports.dead_letters import Claimed, Settlement
@@ -43,17 +44,15 @@ class Redelivery:
         self._writer = writer
         self._products = products
         self._process = process
-        self._task: asyncio.Task[None] | None = None
+        self._loops = Loops()
 
     async def start(self) -> None:
         """Start trying what is due."""
-        self._task = asyncio.create_task(self._loop())
+        self._loops.start(forever("Trying dead letters", self._take_turn, pause=_IDLE_SECONDS))
 
     async def stop(self) -> None:
         """End; what is in hand then is given back, and due again at once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._loops.stop()
 
     async def turn(self) -> int:
         """Try what is due, some hundreds at most, and return how many that were.
@@ -113,17 +112,8 @@ class Redelivery:
         )
         return Settlement(claimed=claimed, outcome=error.code, detail=error.detail, letter=letter)
 
-    async def _loop(self) -> None:
-        while True:
-            tried = 0
-            try:
-                tried = await self.turn()
-            except (Unavailable, OutcomeUnknown) as error:
-                _log.info("Dead letters have to wait: %s", error.detail)
-            except Exception:
-                _log.exception("Trying dead letters failed and goes on")
-            if not tried:
-                await asyncio.sleep(_IDLE_SECONDS * random.uniform(0.5, 1.5))
+    async def _take_turn(self) -> float:
+        return 0.0 if await self.turn() else _IDLE_SECONDS * random.uniform(0.5, 1.5)
 
 
 class Elsewhere(Redelivery):

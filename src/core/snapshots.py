@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from core.book import Book
 from core.errors import Unavailable
+from core.loop import Loops
 from core.stock import Catalog, Item, Warehouse
 from ports.cache import FLOOR_SECONDS, Cache, Entry
 from ports.store import ProductStock, Store
@@ -110,17 +111,15 @@ class Snapshots:
         self._own_tables = self._told_tables = 0
         self._work = asyncio.Event()
         self._edited = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = Loops()
 
     async def start(self) -> None:
         """Start listening to changes and writing to the cache; before that, only what is asked for is read."""
-        self._tasks = [asyncio.create_task(each) for each in (self._listen(), self._write(), self._tell_tables())]
+        self._loops.start(self._listen(), self._write(), self._tell_tables())
 
     async def stop(self) -> None:
         """Write the floors that are left, if the cache takes them, and end."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loops.stop()
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._write_floors()

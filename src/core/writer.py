@@ -15,6 +15,7 @@ from core.batch import Batch, Stale, Work
 from core.book import Book
 from core.errors import Busy, Conflict, InventoryError, OutcomeUnknown, Unavailable, ValidationFailed
 from core.lane import BATCH_OPERATIONS, Lane
+from core.loop import Loops
 from core.operations import Outcome, Request
 from core.sourcing import STRATEGIES, Strategy
 from ports.store import Store, Transaction
@@ -50,7 +51,7 @@ class Writer:
         self._fast = Lane(self._hurry)
         self._patient = Lane(self._insist)
         self._lanes = (self._fast, self._patient)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = Loops()
         self._stopping = False
         # item id -> product id, and products known to exist: spares a statement a batch; verified under the lock.
         self._product_of: dict[str, str] = {}
@@ -59,17 +60,14 @@ class Writer:
     async def start(self) -> None:
         """Start the lanes."""
         self._stopping = False
-        self._tasks = [asyncio.create_task(lane.run()) for lane in self._lanes]
-        self._tasks.append(asyncio.create_task(self._watch()))
+        self._loops.start(*(lane.run() for lane in self._lanes), self._watch())
 
     async def stop(self) -> None:
         """Finish what is queued, then end. New requests are refused as ``Unavailable``."""
         self._stopping = True
         for lane in self._lanes:
             await lane.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loops.stop()
 
     async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
         """Return the outcome of each operation, in order; a refusal is a value, not raised.
