@@ -12,7 +12,7 @@ from litestar import Litestar
 from litestar.plugins import InitPlugin
 from secrecy import secret
 
-from adapters.tokens import mint
+from adapters.tokens.signing import mint
 from core.snapshots import Snapshots
 from core.writer import Writer
 from entrypoints.api.app import create_app

@@ -21,7 +21,7 @@ import psutil
 import secrecy
 from private_server import LOOPBACK, Server, free_port
 
-from adapters.tokens import mint
+from adapters.tokens.signing import mint
 
 SECRET = secrecy.secret("known-to-the-tests-and-to-nobody-else")
 COMMAND = Path(sys.executable).with_name("inventory")

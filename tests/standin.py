@@ -7,7 +7,9 @@ from typing import Any
 
 from secrecy import secret
 
-from adapters.tokens import KeyRing, Verifier, mint
+from adapters.tokens.keys import KeyRing
+from adapters.tokens.signing import mint
+from adapters.tokens.verifier import Verifier
 from core.events import ProductVariant
 from entrypoints.demo.product_service import NewProduct, ProductService
 

@@ -17,7 +17,9 @@ from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
 from adapters.memory import MemoryCatalog
-from adapters.tokens import KeyRing, Verifier
+from adapters.tokens.keys import KeyRing
+from adapters.tokens.verifier import Verifier
+from adapters.tokens.watch import KeyWatch
 from core.catalog_watch import CatalogWatch
 from core.errors import Unavailable
 from core.operations import StockOperation
@@ -549,7 +551,7 @@ async def test_every_handler_gets_its_collaborators(extended: Api) -> None:
                 assert "parameter" not in answer.text or "/schema" in url, (method, url)
 
 
-ALL_WELL = {"store": "ok", "broker": "ok", "cache": "ok", "catalog": "ok"}
+ALL_WELL = {"store": "ok", "broker": "ok", "cache": "ok", "catalog": "ok", "keys": "ok"}
 
 
 async def test_health_names_each_dependency(api: Api) -> None:
@@ -594,7 +596,7 @@ class _Dependency:
 def _app_over(store: _Dependency, broker: _Dependency, cache: _Dependency, watch: CatalogWatch | None = None) -> Api:
     verifier = Verifier(KeyRing(secrets=[SECRET]), issuer="inventory-service", audience="inventory-service")
     provider = Provider(scope=Scope.APP)
-    things: dict[Any, Any] = {Store: store, Broker: broker, Cache: cache, Verifier: verifier}
+    things: dict[Any, Any] = {Store: store, Broker: broker, Cache: cache, KeyWatch: KeyWatch(verifier)}
     things[CatalogWatch] = watch or CatalogWatch(MemoryCatalog(), seconds=0)
     for thing in things:
         provider.from_context(provides=thing)

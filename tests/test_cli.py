@@ -19,7 +19,8 @@ import secrecy
 from private_server import LOOPBACK, free_port
 from service import COMMAND, SECRET, Service, environment, no_broker, token
 
-from adapters.tokens import KeyRing, Verifier
+from adapters.tokens.keys import KeyRing
+from adapters.tokens.verifier import Verifier
 
 AWAY = f"postgresql://user:hush@{LOOPBACK}:1/stock"
 COMMANDS = ("serve", "api", "consumer", "migrate", "token", "config", "demo")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.tokens import split_secrets
+from adapters.tokens.signing import split_secrets
 from core import events
 from core.errors import ValidationFailed
 from entrypoints.config import Config, SettingError, as_environment, check_processes, load, with_secret

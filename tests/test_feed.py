@@ -19,7 +19,7 @@ from stores import carry_out, migrated, stocked
 
 from adapters.sql import tables
 from adapters.sql.store import SqlStore
-from adapters.tokens import mint
+from adapters.tokens.signing import mint
 from core import feed as module
 from core.errors import Unavailable
 from core.feed import WAITING_MAX, Feed, Listener, Wanted

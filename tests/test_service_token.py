@@ -10,7 +10,9 @@ from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from adapters.service_token import LIFETIME_SECONDS, USED_SECONDS, ServiceToken
-from adapters.tokens import KeyRing, SigningKey, Verifier
+from adapters.tokens.keys import KeyRing
+from adapters.tokens.signing import SigningKey
+from adapters.tokens.verifier import Verifier
 from core.errors import ValidationFailed
 
 SECRET = "a-secret-for-tests-that-is-long-enough"
@@ -82,7 +84,7 @@ def test_the_thumbprint_is_the_standards() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_bytes", lambda _: b"")
         patch.setattr(
-            "adapters.tokens.load_pem_private_key",
+            "adapters.tokens.signing.load_pem_private_key",
             lambda *_, **__: ed25519.Ed25519PrivateKey.from_private_bytes(secret),
         )
         assert SigningKey("anything").kid == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"

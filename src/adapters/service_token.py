@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from adapters.tokens import SigningKey, mint
+from adapters.tokens.signing import SigningKey, mint
 
 ROLE = "inventory-service"
 LIFETIME_SECONDS = 300

@@ -170,7 +170,7 @@ def token(config: "Config", roles: Sequence[str], subject: str, lifetime: int | 
     from entrypoints.config import SettingError, with_secret
 
     config = with_secret(config)
-    from adapters.tokens import mint, split_secrets
+    from adapters.tokens.signing import mint, split_secrets
 
     if not config.auth_secret:
         raise SettingError(

@@ -83,7 +83,10 @@ class Config(Struct, frozen=True, kw_only=True):
     workers: Annotated[int, _number("How many processes serve HTTP", 1, 64)] = 1
     data_dir: Annotated[str, _text("Where embedded mode keeps its files", "a directory")] = ".inventory"
     auth_secret: Annotated[str, _text("Token secrets (HS256), between commas: all verify, the first signs")] = ""
-    auth_jwks: Annotated[str, _text("A JWKS file of the public keys that tokens are verified with", "a file")] = ""
+    auth_jwks: Annotated[
+        str, _text("The public keys that tokens are verified with: a JWKS file, or https://…", "a file or a URL")
+    ] = ""
+    auth_jwks_seconds: Annotated[int, _number("How often a JWKS URL is looked at again, in seconds", 1, 86_400)] = 300
     auth_issuer: Annotated[tuple[str, ...], _text("Trusted issuers, between commas; our tokens carry the first")] = (
         "inventory-service",
     )
@@ -245,7 +248,7 @@ def with_secret(config: Config) -> Config:
             "`openssl rand -base64 32` prints) or INVENTORY_AUTH_JWKS. Only with a sqlite store and a memory:// broker "
             "is one generated."
         )
-    from adapters.tokens import generate_secret  # here, because cryptography is slow to import
+    from adapters.tokens.signing import generate_secret  # here, because cryptography is slow to import
 
     origins = {**config.origins, "auth_secret": f"generated in {config.secret_file}"}
     return replace(config, auth_secret=generate_secret(config.secret_file), origins=origins)

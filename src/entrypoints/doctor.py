@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime
 from itertools import chain
@@ -24,11 +24,12 @@ from rich.text import Text
 
 from adapters.registry import connect
 from adapters.telemetry import configure_logging, mask
-from adapters.tokens import KeyRing, Verifier, mint, split_secrets
-from core.errors import InventoryError, ProductNotFound, Unavailable
+from adapters.tokens.keys import public_keys
+from adapters.tokens.signing import mint, split_secrets
+from core.errors import InventoryError, ProductNotFound, Unavailable, ValidationFailed
 from entrypoints.config import Config, SettingError, check_processes, with_secret
 from entrypoints.trouble import explain, sqlite_file, where
-from entrypoints.wiring import connect_catalog
+from entrypoints.wiring import connect_catalog, make_verifier
 from ports.broker import Broker, Message
 from ports.cache import Cache
 from ports.catalog import ProductCatalog
@@ -46,7 +47,7 @@ T = TypeVar("T")
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _MIGRATE = "Run `inventory migrate`."
 _REMEDIES = {
-    "INVENTORY_AUTH_JWKS": 'Put a set of public keys, {"keys": [...]}, into the file that INVENTORY_AUTH_JWKS names.',
+    "INVENTORY_AUTH_JWKS": 'Have it name a file or a URL of a set of public keys, {"keys": [...]}.',
     "INVENTORY_AUTH_ISSUER": "Set both, or neither: the defaults are good.",
 }
 """What to do, by the word with which a refusal begins, where the refusal does not say it."""
@@ -91,6 +92,7 @@ async def diagnose(config: Config) -> list[Finding]:
         broker = await _opened(ends, "INVENTORY_BROKER", opening[1])
         cache = await _opened(ends, "INVENTORY_CACHE", opening[2])
         checks = [
+            _public_keys(config),
             _collected("broker", config.broker, _broker(config, broker)),
             _collected("cache", config.cache, _cache(config, cache)),
         ]
@@ -151,19 +153,41 @@ def _tokens(config: Config) -> Iterator[Finding]:
 
 def _round_trip(config: Config) -> str:
     """Make a token and judge it as the service would; return what that showed."""
-    secrets = split_secrets(config.auth_secret) if config.auth_secret else []
-    verifier = Verifier(
-        KeyRing(secrets=secrets, jwks=config.auth_jwks),
-        issuer=config.auth_issuer,
-        audience=config.auth_audience,
-        lifetime_max=config.auth_lifetime_max,
-    )
-    if not secrets:
-        return "The key set can be used; tokens are made elsewhere."
+    verifier = make_verifier(config)
+    if not config.auth_secret:
+        return "Tokens are made elsewhere, and judged by public keys."
     issuer, audience = config.auth_issuer[0], config.auth_audience
-    token = mint(secrets[0], issuer=issuer, audience=audience, subject="inventory-doctor", roles=(), lifetime=60)
+    secret = split_secrets(config.auth_secret)[0]
+    token = mint(secret, issuer=issuer, audience=audience, subject="inventory-doctor", roles=(), lifetime=60)
     verifier.verify(token)
     return f"A token of {issuer} for {audience} was made and accepted."
+
+
+async def _public_keys(config: Config) -> list[Finding]:
+    """Fetch the key set as the service would, where it is at a URL."""
+    if not config.auth_jwks.startswith(("https://", "http://")):
+        return []
+    from adapters.tokens.remote import open_key_set
+
+    try:
+        async with open_key_set(config.auth_jwks) as fetch:
+            return [await _fetched_keys(config.auth_jwks, fetch)]
+    except ValidationFailed as error:
+        return [_refused("keys", error)]
+
+
+async def _fetched_keys(url: str, fetch: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        keys = public_keys(await fetch())
+    except Unavailable as error:
+        return Finding("keys", "problem", *explain("auth_jwks", url, error))
+    except ValueError as error:
+        return Finding("keys", "problem", f"What is at {where(url)} {error}.", "Correct INVENTORY_AUTH_JWKS.")
+    if not keys.unfit:
+        return Finding("keys", "ok", f"{where(url)} has {len(keys.named)} keys.")
+    verdict: Literal["warning", "problem"] = "warning" if keys.named else "problem"
+    detail = f"Of the keys at {where(url)} {len(keys.named)} can be used, {len(keys.unfit)} not: {keys.unfit[0]}."
+    return Finding("keys", verdict, detail, "Have tokens for this service signed with ES256, EdDSA or RS256.")
 
 
 def _refused(check: str, error: InventoryError) -> Finding:

@@ -20,7 +20,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from adapters.tokens import Verifier
+from adapters.tokens.watch import KeyWatch
 from core.catalog_watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from core.feed import Feed
@@ -77,7 +77,8 @@ def run(
             stop_with_parent(stop.set)
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
-            await container.get(Verifier)  # now, so that an unfit key is told before anybody is served
+            keys = await container.get(KeyWatch)  # now, so that an unfit key is told before anybody is served
+            await ends.enter_async_context(process.background(keys.keep()))
             if command != "api":
                 with suppress(Unavailable):  # it is tried again beside the service
                     await (await container.get(Store)).migrate()

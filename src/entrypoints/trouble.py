@@ -32,7 +32,7 @@ _REASONS = (
     (r"TimeoutError|no answer", "does not answer in time", "See that it runs and can be reached, or correct {}."),
 )
 """What an error's type, SQLSTATE or text tells, and what to do then; ``{}`` is the setting. The first that fits."""
-_NAMES = {"catalog": "Product Service"}
+_NAMES = {"catalog": "Product Service", "auth_jwks": "key set"}
 """What a port is called where it is not called as it is."""
 
 

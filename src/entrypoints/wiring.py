@@ -11,7 +11,10 @@ from dishka import AsyncContainer, Provider, Scope, make_async_container, provid
 
 from adapters.registry import connect
 from adapters.service_token import ServiceToken
-from adapters.tokens import KeyRing, SigningKey, Verifier, split_secrets
+from adapters.tokens.keys import KeyRing, is_url
+from adapters.tokens.signing import SigningKey, split_secrets
+from adapters.tokens.verifier import Verifier
+from adapters.tokens.watch import KeyWatch
 from core.catalog_watch import CatalogWatch
 from core.consumption import ProductEvents
 from core.dead_letters import DeadLetters
@@ -67,6 +70,21 @@ def connect_catalog(config: Config) -> AbstractAsyncContextManager[ProductCatalo
         token=ServiceToken(signed_with, issuer=config.auth_issuer[0], audience=config.catalog_audience),
         health_path=config.catalog_health_path,
         deadline=config.catalog_timeout_ms / 1000,
+    )
+
+
+def make_verifier(config: Config) -> Verifier:
+    """Return the judge of tokens, as yet without the keys of a JWKS URL.
+
+    Raises:
+        ValidationFailed: a key, the issuer or the audience is unfit.
+    """
+    secrets = split_secrets(config.auth_secret) if config.auth_secret else ()
+    return Verifier(
+        KeyRing(secrets=secrets, jwks=config.auth_jwks),
+        issuer=config.auth_issuer,
+        audience=config.auth_audience,
+        lifetime_max=config.auth_lifetime_max,
     )
 
 
@@ -193,8 +211,15 @@ class UseCases(Provider):
     @provide
     def verifier(self) -> Verifier:
         """Make the judge of tokens."""
-        config = self._config
-        keys = KeyRing(secrets=split_secrets(config.auth_secret) if config.auth_secret else (), jwks=config.auth_jwks)
-        return Verifier(
-            keys, issuer=config.auth_issuer, audience=config.auth_audience, lifetime_max=config.auth_lifetime_max
-        )
+        return make_verifier(self._config)
+
+    @provide
+    async def key_watch(self, verifier: Verifier) -> AsyncIterator[KeyWatch]:
+        """Make what keeps the verifier's keys as a URL has them; a file is read once."""
+        if not is_url(self._config.auth_jwks):
+            yield KeyWatch(verifier)
+            return
+        from adapters.tokens.remote import open_key_set  # here, because only who names a URL needs an HTTP client
+
+        async with open_key_set(self._config.auth_jwks) as fetch:
+            yield KeyWatch(verifier, fetch, seconds=self._config.auth_jwks_seconds)

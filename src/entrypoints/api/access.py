@@ -11,7 +11,7 @@ from litestar.plugins import InitPlugin, ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from adapters.tokens import Principal, Verifier
+from adapters.tokens.watch import KeyWatch
 from core.errors import Forbidden, Unauthorized, ValidationFailed
 from entrypoints.api.headers import header
 from entrypoints.api.replies import Reply
@@ -124,16 +124,16 @@ def _roles(method: str, path: str, handler: HTTPRouteHandler) -> frozenset[str]:
 class _Gate:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._verifier: Verifier | None = None
+        self._keys: KeyWatch | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         opt = scope["route_handler"].opt
         roles: frozenset[str] = opt["roles"]
         if roles != PUBLIC:
-            verifier = self._verifier
-            if verifier is None:
-                verifier = self._verifier = await scope["state"]["dishka_container"].get(Verifier)
-            principal = scope["user"] = _principal(scope, verifier)
+            keys = self._keys
+            if keys is None:
+                keys = self._keys = await scope["state"]["dishka_container"].get(KeyWatch)
+            principal = scope["user"] = await keys.verify(_token(scope))
             if roles.isdisjoint(principal.roles):
                 raise Forbidden(f"This needs one of the roles: {', '.join(sorted(roles))}.")
         if scope.get("method") == "OPTIONS" and "allow" in opt:
@@ -143,7 +143,7 @@ class _Gate:
             await self._app(scope, receive, send)
 
 
-def _principal(scope: Scope, verifier: Verifier) -> Principal:
+def _token(scope: Scope) -> str:
     try:
         value = header(scope, "authorization")
     except ValidationFailed as error:
@@ -151,4 +151,4 @@ def _principal(scope: Scope, verifier: Verifier) -> Principal:
     scheme, _, token = (value or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized("Send a token: Authorization: Bearer followed by the token.")
-    return verifier.verify(token)
+    return token

@@ -27,7 +27,7 @@ from entrypoints.api.stream import StreamPlugin
 
 
 def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequence[InitPlugin] = ()) -> Litestar:
-    """Return the application over an APP-scope ``container`` of Store, Writer, Inventory, Verifier and Broker.
+    """Return the application over an APP-scope ``container`` of Store, Writer, Inventory, KeyWatch and Broker.
 
     Starts and stops nothing: whoever made the container runs what is in it. ``plugins`` and those of the entry-point
     group ``inventory.http`` (classes or functions returning an InitPlugin) come after our own; their handlers may take

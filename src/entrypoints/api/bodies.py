@@ -19,7 +19,7 @@ from litestar.params import BodyKwarg, SkipValidationMarker
 from litestar.types import Empty
 from msgspec import Meta, Struct
 
-from adapters.tokens import Principal
+from adapters.tokens.verifier import Principal
 from core.errors import ValidationFailed
 from core.lane import BATCH_OPERATIONS
 from core.operations import StockOperation

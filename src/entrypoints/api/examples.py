@@ -260,7 +260,7 @@ _CHANGE = StockChange((_RECEIPT,), _STOCKED)
 _SHORT = msgspec.convert(document(InsufficientStock("Only 3 are available."), "checkout-4711"), Problem)
 _TOLD: tuple[Any, ...] = (
     Live(),
-    Health("ok", Dependencies("ok", "ok", "ok", "ok")),
+    Health("ok", Dependencies("ok", "ok", "ok", "ok", "ok")),
     CatalogHealth(
         status="ok",
         reason=None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar.types import HTTPScope, Scope
 
-from adapters.tokens import Principal
+from adapters.tokens.verifier import Principal
 from core.errors import ValidationFailed
 from core.operations import IdempotencyKey
 

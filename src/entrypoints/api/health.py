@@ -1,8 +1,9 @@
 """Whether the service works: for load balancers, orchestrators and the Product Service.
 
-Readiness fails only where no request could succeed: without the store, or with migrations pending. Without the broker,
-stock is sold correctly and events wait, without the cache reads go to the store, so that is ``degraded`` and still 200;
-so it is without the Product Service.
+Readiness fails only where no request could succeed: without the store, with migrations pending, or before the keys that
+tokens are verified with have been fetched. Without the broker, stock is sold correctly and events wait, without the
+cache reads go to the store, so that is ``degraded`` and still 200; so it is without the Product Service, and while
+newer keys cannot be fetched.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
 
+from adapters.tokens.watch import KeyWatch
 from core.catalog_watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from entrypoints.api.replies import Reply, answers, ok
@@ -25,7 +27,7 @@ from ports.cache import Cache
 from ports.store import Store
 
 CHECK_SECONDS = 1.0
-State = Literal["ok", "unavailable", "pending_migrations"]
+State = Literal["ok", "stale", "unavailable", "pending_migrations"]
 _log = structlog.get_logger("health")
 
 
@@ -36,6 +38,7 @@ class Dependencies(Struct, frozen=True):
     broker: State
     cache: State
     catalog: State
+    keys: State
 
 
 class Health(Struct, frozen=True):
@@ -71,7 +74,9 @@ class Checks:
         self._seen: Dependencies | None = None
         self._until = 0.0
 
-    async def dependencies(self, store: Store, broker: Broker, cache: Cache, catalog: CatalogWatch) -> Dependencies:
+    async def dependencies(
+        self, store: Store, broker: Broker, cache: Cache, catalog: CatalogWatch, keys: KeyWatch
+    ) -> Dependencies:
         """Return their states, each found within a second and not older than another."""
         async with self._lock:
             if self._seen is None or monotonic() >= self._until:
@@ -80,7 +85,7 @@ class Checks:
                     _bounded("broker", _answers(broker)),
                     _bounded("cache", _answers(cache)),
                 )
-                self._seen = Dependencies(*states, "ok" if catalog.is_well else "unavailable")
+                self._seen = Dependencies(*states, "ok" if catalog.is_well else "unavailable", keys.state)
                 self._until = monotonic() + CHECK_SECONDS
             return self._seen
 
@@ -98,9 +103,10 @@ async def ready(
     broker: FromDishka[Broker],
     cache: FromDishka[Cache],
     catalog: FromDishka[CatalogWatch],
+    keys: FromDishka[KeyWatch],
 ) -> Reply:
-    """Tell whether requests can be answered: 503 without the store or with migrations pending, else 200."""
-    return await _answer(request, store, broker, cache, catalog)
+    """Tell whether requests can be answered: 503 without the store or keys, or with migrations pending, else 200."""
+    return await _answer(request, store, broker, cache, catalog, keys)
 
 
 @get("", operation_id="health", responses=answers(Health, name="HealthSuccess"))
@@ -110,21 +116,29 @@ async def summary(
     broker: FromDishka[Broker],
     cache: FromDishka[Cache],
     catalog: FromDishka[CatalogWatch],
+    keys: FromDishka[KeyWatch],
 ) -> Reply:
     """The same as `/health/ready`."""
-    return await _answer(request, store, broker, cache, catalog)
+    return await _answer(request, store, broker, cache, catalog, keys)
 
 
 async def _answer(
-    request: Request[Any, Any, Any], store: Store, broker: Broker, cache: Cache, catalog: CatalogWatch
+    request: Request[Any, Any, Any],
+    store: Store,
+    broker: Broker,
+    cache: Cache,
+    catalog: CatalogWatch,
+    keys: KeyWatch,
 ) -> Reply:
     checks: Checks = request.app.state["health"]
-    seen = await checks.dependencies(store, broker, cache, catalog)
+    seen = await checks.dependencies(store, broker, cache, catalog, keys)
     if seen.store == "unavailable":
         raise Unavailable("The store is away; requests that need it are refused until it is back.", dependencies=seen)
     if seen.store == "pending_migrations":
         raise Unavailable("The store lacks migrations; run inventory migrate.", dependencies=seen)
-    well = seen.broker == seen.cache == seen.catalog == "ok"
+    if seen.keys == "unavailable":
+        raise Unavailable("The keys to verify tokens with cannot be fetched; the log says why.", dependencies=seen)
+    well = seen.broker == seen.cache == seen.catalog == seen.keys == "ok"
     return ok(Health("ok" if well else "degraded", seen))
 
 

@@ -13,7 +13,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.plugins import InitPlugin
 from litestar.types import Receive, Scope, Send
 
-from adapters.tokens import Principal
+from adapters.tokens.verifier import Principal
 from core.errors import ValidationFailed
 from core.events import Event
 from core.feed import Feed, Listener, Wanted

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from adapters.tokens import KeyRing, Verifier, mint, split_secrets
+from adapters.tokens.keys import KeyRing
+from adapters.tokens.signing import mint, split_secrets
+from adapters.tokens.verifier import Verifier
 from core.events import EVENTS_EXCHANGE
 from core.writer import Writer
 from entrypoints import process, serve

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
-from adapters.tokens import Verifier
+from adapters.tokens.verifier import Verifier
 from core.errors import Unauthorized
 from core.events import PRODUCT_EXCHANGE, ProductVariant
 from core.fields import Text, Word

@@ -1,0 +1,1 @@
+"""Tokens: judging those that come, making our own, and the keys for both."""
