@@ -1,14 +1,16 @@
 """What the two databases do differently, behind one small interface; everything else is SQLAlchemy Core in common.
 
 Hot statements are set-based: whole columns as arrays on PostgreSQL, one prepared statement run over rows on SQLite
-(rule R7).
+(rule R7). What a batch reads is one statement on PostgreSQL, and so is what it writes: there and back costs more than
+most of them do.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
+from msgspec import Struct
 from sqlalchemy import ColumnElement, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,6 +18,27 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ports.store import Condition
 
 Row = Sequence[Any]
+
+
+class Insert(Struct, frozen=True):
+    """Rows to be inserted, in order; ``skip_existing`` leaves those alone that are there already."""
+
+    table: Table
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    skip_existing: bool = False
+
+
+class Update(Struct, frozen=True):
+    """Rows in which ``columns`` are to be set, found by ``keys``; each row has its keys first."""
+
+    table: Table
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+
+
+Change = Insert | Update
 
 
 class Query:
@@ -29,6 +52,18 @@ class Query:
 
     def __init__(self, build: "Callable[[Database], Select[Any]]") -> None:
         self.build = build
+
+
+Asked = tuple[Query, Mapping[str, Any]]
+"""A query and its values by name."""
+
+
+class Look(Struct, frozen=True):
+    """What a look at the database has found: its time, this transaction's id (None without one), rows by query."""
+
+    now: datetime
+    transaction_id: str | None
+    rows: list[list[dict[str, Any]]]
 
 
 class Database(Protocol):
@@ -63,6 +98,10 @@ class Database(Protocol):
         """Return the condition of a ``Query`` that ``column`` is in the list passed to ``fetch`` as ``name``."""
         ...
 
+    def now(self) -> ColumnElement[datetime]:
+        """Return the database's time as a ``Query`` can compare with: not earlier than the last statement's end."""
+        ...
+
     def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
         """Return a condition that holds where ``columns`` are, together, in the lists of these ``names``, row by row.
 
@@ -74,27 +113,15 @@ class Database(Protocol):
         """Return the rows of ``query``, by name of column."""
         ...
 
-    async def insert(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        columns: tuple[str, ...],
-        rows: Sequence[Row],
-        *,
-        skip_existing: bool = False,
-    ) -> int:
-        """Insert ``rows`` in order and return how many went in."""
+    async def look(self, connection: AsyncConnection, *asked: Asked) -> "Look":
+        """Return the clock and the rows of each query, as of one moment."""
         ...
 
-    async def update(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        rows: Sequence[Row],
-    ) -> int:
-        """Set ``columns`` of the rows found by ``keys``; each row has its keys first. Returns how many were found."""
+    async def write(self, connection: AsyncConnection, *changes: Change) -> list[int]:
+        """Write ``changes``, one after another, and return how many rows each has changed.
+
+        No row may be in two of them, and none sees what another has written.
+        """
         ...
 
     async def lock_products(self, connection: AsyncConnection, ids: Sequence[str], *, wait: bool) -> set[str]:

@@ -26,6 +26,15 @@ _UNSTORABLE = ("22021", "22P05", "22003")
 """SQLSTATEs of text and numbers that no column can hold."""
 
 
+_LEFT_BEHIND = (
+    "stock_transaction_inventory_item_id_item_version_key",
+    "stock_transaction.inventory_item_id, stock_transaction.item_version",
+    "outbox_product_id_sequence_key",
+    "outbox.product_id, outbox.sequence",
+)
+"""What is violated where an item or a product went on meanwhile, by the name each database gives it."""
+
+
 @contextmanager
 def faults() -> Iterator[None]:
     """Translate what the driver raises inside the block; what is not in the table passes unchanged.
@@ -43,6 +52,11 @@ def faults() -> Iterator[None]:
         raise translated from error
     except (PoolTimeout, TimeoutError, OSError) as error:
         raise Unavailable(_AWAY, retry_after=1) from error
+
+
+def is_left_behind(error: DBAPIError) -> bool:
+    """Tell whether a complaint is that somebody else has written this version's row already."""
+    return any(name in str(error.orig) for name in _LEFT_BEHIND)
 
 
 def _translate(error: DBAPIError) -> InventoryError | None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select, update
 
 from adapters.sql import tables
-from adapters.sql.database import Database, Query, upsert
+from adapters.sql.database import Database, Query, Update, upsert
 from core.events import OutboxRow
 from ports.outbox import Lease
 from ports.store import BACKLOG_MAX, RELAY, Backlog
@@ -104,7 +104,7 @@ class SqlOutbox:
             first = last - len(rows) + 1
             marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
             keys, columns = ("product_id", "sequence"), ("published_at", "position")
-            await self.database.update(connection, tables.outbox, keys, columns, marks)
+            await self.database.write(connection, Update(tables.outbox, keys, columns, marks))
             await connection.commit()
         return True
 

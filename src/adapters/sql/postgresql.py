@@ -1,18 +1,21 @@
 """PostgreSQL through asyncpg: arrays for sets, row locks, NOTIFY for the bell, a deadline on everything."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from asyncpg import InterfaceError, PostgresError
+from msgspec import Struct
 from sqlalchemy import ARRAY, ColumnElement, NullPool, Table, Text, any_, bindparam, event, func, select, text, tuple_
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from adapters.sql.database import Query, Row
+from adapters.sql.database import Asked, Change, Look, Query, Update
 from adapters.sql.faults import faults
 from adapters.sql.tables import stock_transaction
 from core.errors import InventoryError, OutcomeUnknown, Unavailable, ValidationFailed
@@ -70,9 +73,8 @@ class PostgresDatabase:
         )
         self._beside = create_async_engine(self._url, poolclass=NullPool, connect_args=connecting)
         event.listen(self._engine.sync_engine, "handle_error", _invalidate)
-        self._queries: dict[Query, tuple[str, dict[str, Any]]] = {}
-        self._inserts: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._queries: dict[Query, _Compiled] = {}
+        self._looks: dict[tuple[Query, ...], str] = {}
         self._bell: asyncio.Task[None] | None = None
         self._unheard = False
 
@@ -152,6 +154,10 @@ class PostgresDatabase:
         """``column = ANY(array)``."""
         return column == any_(bindparam(name, type_=ARRAY(Text)))
 
+    def now(self) -> ColumnElement[Any]:
+        """``statement_timestamp()``: the clock itself no index can be searched by."""
+        return func.statement_timestamp()
+
     def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
         """``(a, b) IN (SELECT … FROM unnest(arrays))``.
 
@@ -162,61 +168,44 @@ class PostgresDatabase:
 
     async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
         """By the driver's own prepared statements."""
+        known = self._compiled(query)
+        given = [values.get(name, constant) for name, constant in known.values.items()]
+        return [dict(row) for row in await self._ask(connection, lambda driver: driver.fetch(known.text, *given))]
+
+    def _compiled(self, query: Query) -> "_Compiled":
         if (known := self._queries.get(query)) is None:
-            compiled = query.build(self).compile(dialect=self._engine.dialect)
+            statement = query.build(self)
+            compiled = statement.compile(dialect=self._engine.dialect)
             names = getattr(compiled, "positiontup", None) or ()
-            known = self._queries[query] = (str(compiled), {name: compiled.params[name] for name in names})
-        statement, constants = known
-        given = [values.get(name, constant) for name, constant in constants.items()]
-        return [dict(row) for row in await self._ask(connection, lambda driver: driver.fetch(statement, *given))]
+            values = {name: compiled.params[name] for name in names}
+            known = self._queries[query] = _Compiled(str(compiled), values, statement.selected_columns.keys())
+        return known
 
-    async def insert(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        columns: tuple[str, ...],
-        rows: Sequence[Row],
-        *,
-        skip_existing: bool = False,
-    ) -> int:
-        """COPY, a third of what arrays cost; ``INSERT … SELECT FROM unnest(arrays)`` where something may exist."""
-        if not skip_existing:
-            await self._ask(
-                connection, lambda driver: driver.copy_records_to_table(table.name, records=rows, columns=columns)
-            )
-            return len(rows)
-        if (statement := self._inserts.get((table.name, columns))) is None:
-            names = ", ".join(f'"{name}"' for name in columns)
-            arrays = _arrays(table, columns)
-            statement = f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING'
-            self._inserts[table.name, columns] = statement
-        return await self._change(connection, statement, rows)
+    async def look(self, connection: AsyncConnection, *asked: Asked) -> Look:
+        """All in one statement, the rows of each query an array of records."""
+        queries = tuple(query for query, _ in asked)
+        if (known := self._looks.get(queries)) is None:
+            known = self._looks[queries] = _together([self._compiled(query) for query in queries])
+        given = [
+            values.get(name, constant)
+            for query, values in asked
+            for name, constant in self._compiled(query).values.items()
+        ]
+        found = await self._ask(connection, lambda driver: driver.fetchrow(known, *given))
+        names = (self._compiled(query).columns for query in queries)
+        rows = [
+            [dict(zip(columns, row, strict=True)) for row in rows]
+            for columns, rows in zip(names, found[2:], strict=True)
+        ]
+        return Look(found[0], found[1], rows)
 
-    async def update(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        rows: Sequence[Row],
-    ) -> int:
-        """``UPDATE … FROM unnest(arrays)``."""
-        cache_key = (table.name, keys + columns)
-        if (statement := self._updates.get(cache_key)) is None:
-            # A key may be set as well (a version): the incoming columns are named by place, not by name.
-            names = ", ".join(f"v{place}" for place in range(len(keys + columns)))
-            sets = ", ".join(f'"{name}" = v.v{place}' for place, name in enumerate(columns, start=len(keys)))
-            where = " AND ".join(f't."{name}" = v.v{place}' for place, name in enumerate(keys))
-            arrays = _arrays(table, keys + columns)
-            statement = f'UPDATE "{table.name}" AS t SET {sets} FROM unnest({arrays}) AS v({names}) WHERE {where}'
-            self._updates[cache_key] = statement
-        return await self._change(connection, statement, rows)
-
-    async def _change(self, connection: AsyncConnection, statement: str, rows: Sequence[Row]) -> int:
-        """Run a statement over ``rows``, a column an array, and return how many it changed."""
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        done: str = await self._ask(connection, lambda driver: driver.execute(statement, *columns))
-        return int(done.rpartition(" ")[2])
+    async def write(self, connection: AsyncConnection, *changes: Change) -> list[int]:
+        """All in one statement, whose parts PostgreSQL carries out in the order in which they are counted."""
+        if not changes:
+            return []
+        statement = _written(tuple(_shape(change) for change in changes))
+        columns = [list(column) for change in changes for column in zip(*change.rows, strict=True)]
+        return list(await self._ask(connection, lambda driver: driver.fetchrow(statement, *columns)))
 
     async def _ask(self, connection: AsyncConnection, ask: Callable[[Any], Awaitable[T]]) -> T:
         """Ask the driver itself, inside the connection's transaction: half of the way through SQLAlchemy is spared.
@@ -333,9 +322,64 @@ async def _rings(rung: asyncio.Event, lost: asyncio.Event) -> AsyncIterator[None
             yield
 
 
-def _arrays(table: Table, columns: tuple[str, ...]) -> str:
+class _Compiled(Struct, frozen=True):
+    """A query's text, its values in order by name, and the names of its columns."""
+
+    text: str
+    values: dict[str, Any]
+    columns: list[str]
+
+
+def _together(queries: Sequence[_Compiled]) -> str:
+    parts, place = ["clock_timestamp()", "pg_current_xact_id()::text"], 0
+    for query in queries:
+        parts.append(f"ARRAY(SELECT q FROM ({_shifted(query.text, place)}) AS q)")
+        place += len(query.values)
+    return f"SELECT {', '.join(parts)}"
+
+
+def _shifted(text: str, by: int) -> str:
+    """Return a query whose values are counted from ``by`` + 1 on."""
+    return re.sub(r"\$(\d+)", lambda found: f"${int(found[1]) + by}", text)
+
+
+_Shape = tuple[Table, tuple[str, ...], tuple[str, ...], str]
+
+
+def _shape(change: Change) -> _Shape:
+    """Return what a change's statement is made of: table, keys of an update, columns, tail."""
+    if isinstance(change, Update):
+        return change.table, change.keys, change.columns, ""
+    return change.table, (), change.columns, " ON CONFLICT DO NOTHING" if change.skip_existing else ""
+
+
+@cache
+def _written(shapes: tuple[_Shape, ...]) -> str:
+    parts, place = [], 1
+    for table, keys, columns, tail in shapes:
+        arrays = _arrays(table, keys + columns, place)
+        place += len(keys + columns)
+        parts.append(_update(table, keys, columns, arrays) if keys else _insert(table, columns, arrays) + tail)
+    named = ", ".join(f"w{number} AS ({part} RETURNING 1)" for number, part in enumerate(parts))
+    return f"WITH {named} SELECT {', '.join(f'(SELECT count(*) FROM w{number})' for number in range(len(parts)))}"
+
+
+def _insert(table: Table, columns: tuple[str, ...], arrays: str) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays})'
+
+
+def _update(table: Table, keys: tuple[str, ...], columns: tuple[str, ...], arrays: str) -> str:
+    # A key may be set as well (a version): the incoming columns are named by place, not by name.
+    names = ", ".join(f"v{place}" for place in range(len(keys + columns)))
+    sets = ", ".join(f'"{name}" = v.v{place}' for place, name in enumerate(columns, start=len(keys)))
+    where = " AND ".join(f't."{name}" = v.v{place}' for place, name in enumerate(keys))
+    return f'UPDATE "{table.name}" AS t SET {sets} FROM unnest({arrays}) AS v({names}) WHERE {where}'
+
+
+def _arrays(table: Table, columns: tuple[str, ...], start: int) -> str:
     kinds = (_ARRAYS[type(table.c[name].type).__name__] for name in columns)
-    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(kinds, start=1))
+    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(kinds, start=start))
 
 
 def _invalidate(context: ExceptionContext) -> None:

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Update, case, func, insert, select, update
+from sqlalchemy import ColumnElement, case, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import dml
 
 from adapters.sql import acts, tables
-from adapters.sql.database import Database, Row, upsert
+from adapters.sql.database import Change, Database, Insert, Row, Update, upsert
 from adapters.sql.dead_letters import failure_row, later, letter_row, refusal, storable, wanted
 from core.acts import Act
 from core.errors import Conflict, NotFound
@@ -96,13 +97,7 @@ class SqlRetries:
             ours = select(_LETTER.c.id).where(self.database.among(_LETTER.c.id, asked), _LETTER.c.claim == claim)
             ours = ours.order_by(_LETTER.c.id).with_for_update()
             held = [asked[id] for id in (await connection.execute(ours)).scalars()]
-            await self._settle(connection, held, now)
-            tried = [
-                (each.claimed.id, each.claimed.attempts, now, each.outcome, storable(each.detail), process)
-                for each in held
-            ]
-            if tried:
-                await self.database.insert(connection, tables.dead_letter_attempt, _TRIED, tried, skip_existing=True)
+            await self.database.write(connection, *_settled(held, process, now))
             await _count(connection, held)
             await self.database.commit(connection, transaction_id)
         return len(held)
@@ -116,20 +111,6 @@ class SqlRetries:
             given = (await connection.execute(back)).rowcount
             await self.database.commit(connection, transaction_id)
         return given
-
-    async def _settle(self, connection: AsyncConnection, held: Sequence[Settlement], now: datetime) -> None:
-        done: list[Row] = [(each.claimed.id, "RESOLVED", None, 0, None, now) for each in held if each.letter is None]
-        columns: tuple[str, ...] = ("status", "claim", "lapses", "next_attempt_at", "ended_at")
-        if done:
-            await self.database.update(connection, _LETTER, ("id",), columns, done)
-        failed: list[Row] = []
-        for each in held:
-            if each.letter is not None:
-                row = failure_row(each.letter, now)
-                status = "UNRESOLVED" if row["next_attempt_at"] is None else "WAITING"
-                failed.append((each.claimed.id, status, None, 0, *(row[name] for name in _FAILED)))
-        if failed:
-            await self.database.update(connection, _LETTER, ("id",), ("status", "claim", "lapses", *_FAILED), failed)
 
     # -- many together -----------------------------------------------------------------------------------------------
 
@@ -218,7 +199,27 @@ class SqlRetries:
             return [_retry(row) for row in await connection.execute(newest)]
 
 
-def _taken(claim: str, now: datetime, seconds: float) -> Update:
+def _settled(held: Sequence[Settlement], process: str, now: datetime) -> list[Change]:
+    """Return what became of letters as rows, and the attempts that were made."""
+    done: list[Row] = [(each.claimed.id, "RESOLVED", None, 0, None, now) for each in held if each.letter is None]
+    failed: list[Row] = []
+    for each in held:
+        if each.letter is not None:
+            row = failure_row(each.letter, now)
+            status = "UNRESOLVED" if row["next_attempt_at"] is None else "WAITING"
+            failed.append((each.claimed.id, status, None, 0, *(row[name] for name in _FAILED)))
+    tried: list[Row] = [
+        (each.claimed.id, each.claimed.attempts, now, each.outcome, storable(each.detail), process) for each in held
+    ]
+    changes: list[Change] = [
+        Update(_LETTER, ("id",), ("status", "claim", "lapses", "next_attempt_at", "ended_at"), done),
+        Update(_LETTER, ("id",), ("status", "claim", "lapses", *_FAILED), failed),
+        Insert(tables.dead_letter_attempt, _TRIED, tried, skip_existing=True),
+    ]
+    return [change for change in changes if change.rows]
+
+
+def _taken(claim: str, now: datetime, seconds: float) -> dml.Update:
     attempts = _LETTER.c.attempts + 1
     values = {"status": "RETRYING", "claim": claim, "attempts": attempts, "next_attempt_at": later(now, seconds)}
     lapses = _LETTER.c.lapses + case((_LETTER.c.status == "RETRYING", 1), else_=0)

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from sqlalchemy import BindParameter, ColumnElement, Select, Table, and_, bindpa
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters.sql.database import Query, Row
+from adapters.sql.database import Asked, Change, Insert, Look, Query, Row
 from adapters.sql.faults import faults
 from adapters.sql.tables import product, time_text
 from core.errors import Unavailable
@@ -50,8 +51,6 @@ class SqliteDatabase:
         self._engine = _engine(url, size=1, begin="BEGIN IMMEDIATE")
         self._readers = _engine(url, size=4, begin="BEGIN")
         self._queries: dict[Query, Select[Any]] = {}
-        self._inserts: dict[tuple[str, tuple[str, ...], bool], str] = {}
-        self._updates: dict[tuple[str, tuple[str, ...]], str] = {}
         self._listeners: set[asyncio.Event] = set()
 
     @asynccontextmanager
@@ -93,6 +92,10 @@ class SqliteDatabase:
         """``column IN (SELECT value FROM json_each(text))``."""
         return _is_in(column, bindparam(name))
 
+    def now(self) -> ColumnElement[Any]:
+        """The clock in the form that ``tables.UtcTime`` writes, to the millisecond."""
+        return func.strftime("%Y-%m-%dT%H:%M:%f000+00:00", "now")
+
     def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
         """Each column in its list: the index is searched for every combination."""
         return and_(*(self.listed(column, name) for column, name in zip(columns, names, strict=True)))
@@ -104,39 +107,14 @@ class SqliteDatabase:
         given = {name: _listing(value) if isinstance(value, list) else value for name, value in values.items()}
         return [row._asdict() for row in await connection.execute(statement, given)]
 
-    async def insert(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        columns: tuple[str, ...],
-        rows: Sequence[Row],
-        *,
-        skip_existing: bool = False,
-    ) -> int:
-        """One prepared INSERT over all rows."""
-        key = (table.name, columns, skip_existing)
-        if (statement := self._inserts.get(key)) is None:
-            names = ", ".join(f'"{name}"' for name in columns)
-            tail = " ON CONFLICT DO NOTHING" if skip_existing else ""
-            places = ", ".join("?" * len(columns))
-            statement = self._inserts[key] = f'INSERT INTO "{table.name}" ({names}) VALUES ({places}){tail}'
-        return await _run(connection, statement, rows)
+    async def look(self, connection: AsyncConnection, *asked: Asked) -> Look:
+        """One query after another: nobody writes beside us, and nothing is far away."""
+        now, id = await self.clock(connection)
+        return Look(now, id, [await self.fetch(connection, query, **values) for query, values in asked])
 
-    async def update(
-        self,
-        connection: AsyncConnection,
-        table: Table,
-        keys: tuple[str, ...],
-        columns: tuple[str, ...],
-        rows: Sequence[Row],
-    ) -> int:
-        """One prepared UPDATE over all rows."""
-        cache_key = (table.name, keys + columns)
-        if (statement := self._updates.get(cache_key)) is None:
-            sets = ", ".join(f'"{name}" = ?{place}' for place, name in enumerate(columns, start=len(keys) + 1))
-            where = " AND ".join(f'"{name}" = ?{place}' for place, name in enumerate(keys, start=1))
-            statement = self._updates[cache_key] = f'UPDATE "{table.name}" SET {sets} WHERE {where}'
-        return await _run(connection, statement, rows)
+    async def write(self, connection: AsyncConnection, *changes: Change) -> list[int]:
+        """One prepared statement run over the rows of each change."""
+        return [await _run(connection, _statement(change), change.rows) for change in changes]
 
     async def lock_products(self, connection: AsyncConnection, ids: Sequence[str], *, wait: bool) -> set[str]:
         """Nobody else writes: name those that exist."""
@@ -271,6 +249,26 @@ class _Connection(sqlite3.Connection):
     def close(self) -> None:
         self.rollback()
         super().close()
+
+
+def _statement(change: Change) -> str:
+    if isinstance(change, Insert):
+        return _insert(change.table, change.columns, skip_existing=change.skip_existing)
+    return _update(change.table, change.keys, change.columns)
+
+
+@cache
+def _insert(table: Table, columns: tuple[str, ...], *, skip_existing: bool) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    places = ", ".join("?" * len(columns))
+    return f'INSERT INTO "{table.name}" ({names}) VALUES ({places}){" ON CONFLICT DO NOTHING" if skip_existing else ""}'
+
+
+@cache
+def _update(table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> str:
+    sets = ", ".join(f'"{name}" = ?{place}' for place, name in enumerate(columns, start=len(keys) + 1))
+    where = " AND ".join(f'"{name}" = ?{place}' for place, name in enumerate(keys, start=1))
+    return f'UPDATE "{table.name}" SET {sets} WHERE {where}'
 
 
 async def _run(connection: AsyncConnection, statement: str, rows: Sequence[Row]) -> int:

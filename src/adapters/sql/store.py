@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
-from adapters.sql.database import Database
+from adapters.sql.database import Database, Insert
 from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.product_records import SqlProductRecords
@@ -105,7 +105,7 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
             rows = [(id, 0, 0, 0, 0, LOW_STOCK_THRESHOLD, "ACTIVE", 0, 0, "{}", now) for id in sorted(product_ids)]
-            await self.database.insert(connection, tables.product, columns, rows, skip_existing=True)
+            await self.database.write(connection, Insert(tables.product, columns, rows, skip_existing=True))
             await connection.commit()
 
     # -- reads -------------------------------------------------------------------------------------------------------
