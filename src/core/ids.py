@@ -4,6 +4,7 @@ Both sort by time of creation. A ULID rises strictly inside one process, also wi
 """
 
 import os
+import random
 import re
 import threading
 import time
@@ -18,6 +19,9 @@ _SHIFTS = range(120, -1, -10)
 _ID = re.compile(ID_PATTERN)
 _lock = threading.Lock()
 _last = 0
+# Ids have to differ, not to be secret: asking the system for every one of them would be a tenth of what naming costs.
+_random = random.Random()
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id(prefix: str) -> str:
@@ -26,7 +30,7 @@ def new_id(prefix: str) -> str:
     now = time.time_ns() // 1_000_000
     with _lock:
         # Same millisecond (or a clock that stepped back): count on, so that order of creation is order of ids.
-        _last = now << 80 | int.from_bytes(os.urandom(10)) if now > _last >> 80 else _last + 1
+        _last = now << 80 | _random.getrandbits(80) if now > _last >> 80 else _last + 1
         value = _last
     # 26 characters are 130 bits: two zero bits, then the 128 of the ULID.
     return f"{prefix}_{''.join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])}"
@@ -34,11 +38,16 @@ def new_id(prefix: str) -> str:
 
 def new_event_id() -> str:
     """Return a UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits."""
-    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
+    value = (time.time_ns() // 1_000_000 << 80) | _random.getrandbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def new_request_id() -> str:
+    """Return 16 hexadecimal digits, by which a request is found in the log."""
+    return f"{_random.getrandbits(64):016x}"
 
 
 def is_id(text: str) -> bool:

@@ -9,6 +9,7 @@ import logging
 import struct
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 from aio_pika.abc import AbstractIncomingMessage
@@ -304,11 +305,18 @@ def _encode(message: Message, channel: Channel) -> bytes:
         content_type="application/json",
         delivery_mode=2,
     )
-    publish = Basic.Publish(exchange=message.exchange, routing_key=message.routing_key, mandatory=True)
     header = ContentHeader(properties=properties, body_size=len(message.body))
     size = channel.max_content_size
     body = [ContentBody(message.body[start : start + size]) for start in range(0, len(message.body), size)]
-    return ChannelFrame.marshall(channel.number, [publish, header, *body]).payload
+    method = _publish(channel.number, message.exchange, message.routing_key)
+    return method + ChannelFrame.marshall(channel.number, [header, *body]).payload
+
+
+@lru_cache(maxsize=256)
+def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
+    """Encode what is the same for every event of a kind."""
+    publish = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
+    return ChannelFrame.marshall(channel, [publish]).payload
 
 
 def _receipt(confirmation: asyncio.Future[Any]) -> Receipt:

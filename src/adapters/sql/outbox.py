@@ -97,10 +97,10 @@ class SqlOutbox:
         table = tables.lease
         async with self.database.writing() as connection:
             drawn = update(table).where(_held(lease)).values(position=table.c.position + len(rows))
-            last = await connection.scalar(drawn.returning(table.c.position))
-            if last is None:
+            mark = (await connection.execute(drawn.returning(table.c.position, self.database.now()))).one_or_none()
+            if mark is None:
                 return False
-            now, _ = await self.database.clock(connection)
+            last, now = mark
             first = last - len(rows) + 1
             marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
             keys, columns = ("product_id", "sequence"), ("published_at", "position")

@@ -170,7 +170,8 @@ class PostgresDatabase:
         """By the driver's own prepared statements."""
         known = self._compiled(query)
         given = [values.get(name, constant) for name, constant in known.values.items()]
-        return [dict(row) for row in await self._ask(connection, lambda driver: driver.fetch(known.text, *given))]
+        rows = await self._ask_at_once(connection, lambda driver: driver.fetch(known.text, *given))
+        return [dict(row) for row in rows]
 
     def _compiled(self, query: Query) -> "_Compiled":
         if (known := self._queries.get(query)) is None:
@@ -208,13 +209,17 @@ class PostgresDatabase:
         return list(await self._ask(connection, lambda driver: driver.fetchrow(statement, *columns)))
 
     async def _ask(self, connection: AsyncConnection, ask: Callable[[Any], Awaitable[T]]) -> T:
-        """Ask the driver itself, inside the connection's transaction: half of the way through SQLAlchemy is spared.
+        """Ask the driver itself, inside the connection's transaction: half of the way through SQLAlchemy is spared."""
+        if not _driver(connection).is_in_transaction():
+            await connection.exec_driver_sql("SELECT 1")  # SQLAlchemy begins with its first statement
+        return await self._ask_at_once(connection, ask)
 
-        What it raises looks as if it had come that way.
+    async def _ask_at_once(self, connection: AsyncConnection, ask: Callable[[Any], Awaitable[T]]) -> T:
+        """Ask the driver, in the connection's transaction if it has begun one: a lone read needs none.
+
+        What the driver raises looks as if it had come by way of SQLAlchemy.
         """
         driver = _driver(connection)
-        if not driver.is_in_transaction():
-            await connection.exec_driver_sql("SELECT 1")  # SQLAlchemy begins with its first statement
         try:
             return await ask(driver)
         except (PostgresError, InterfaceError) as error:

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from adapters.sql.database import Asked, Change, Insert, Look, Query, Row
 from adapters.sql.faults import faults
-from adapters.sql.tables import product, time_text
+from adapters.sql.tables import UtcTime, product, time_text
 from core.errors import Unavailable
 from ports.store import Condition
 
@@ -94,7 +94,7 @@ class SqliteDatabase:
 
     def now(self) -> ColumnElement[Any]:
         """The clock in the form that ``tables.UtcTime`` writes, to the millisecond."""
-        return func.strftime("%Y-%m-%dT%H:%M:%f000+00:00", "now")
+        return func.strftime("%Y-%m-%dT%H:%M:%f000+00:00", "now", type_=UtcTime())
 
     def listed_together(self, columns: Sequence[ColumnElement[Any]], names: Sequence[str]) -> ColumnElement[bool]:
         """Each column in its list: the index is searched for every combination."""

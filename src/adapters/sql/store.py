@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
-from adapters.sql.database import Database, Insert
+from adapters.sql.database import Database, Insert, Query
 from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.product_records import SqlProductRecords
@@ -112,21 +112,17 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
 
     async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
         """One statement, so that totals, items and supplies agree."""
-        table, item = tables.product, tables.inventory_item
-        statement = (
-            _with_supplies(select(table, item).outerjoin_from(table, item, item.c.product_id == table.c.id))
-            .where(self.database.among(table.c.id, product_ids))
-            .order_by(item.c.id)
-        )
-        width, names = len(table.c), table.c.keys()
+        width, names = len(tables.product.c), tables.product.c.keys()
         rows: dict[str, list[Any]] = {}
-        for row in await self._all(statement):
-            rows.setdefault(row[0], []).append(row)
-        found = {}
+        async with self.database.reading() as connection:
+            for found in await self.database.fetch(connection, _PRODUCTS, ids=list(product_ids)):
+                row = tuple(found.values())
+                rows.setdefault(row[0], []).append(row)
+        stock = {}
         for id, of_product in rows.items():
             product = product_of(dict(zip(names, of_product[0][:width], strict=True)))
-            found[id] = ProductStock(product, *_items([row[width:] for row in of_product]))
-        return found
+            stock[id] = ProductStock(product, *_items([row[width:] for row in of_product]))
+        return stock
 
     async def item(self, id: str) -> Item | None:
         """By primary key."""
@@ -325,6 +321,15 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
         """See ``schema``."""
         async with self.database.migrating() as connection:
             return await schema.migrate(connection)
+
+
+@Query
+def _PRODUCTS(database: Database) -> Select[Any]:  # noqa: N802 - a query is a constant
+    table, item = tables.product, tables.inventory_item
+    # Names of their own: product and item have columns of one name.
+    columns = (column.label(f"item_{column.name}") for column in item.c)
+    statement = select(table, *columns).outerjoin_from(table, item, item.c.product_id == table.c.id)
+    return _with_supplies(statement).where(database.listed(table.c.id, "ids")).order_by(item.c.id)
 
 
 def _with_supplies(statement: Select[Any]) -> Select[Any]:

@@ -6,7 +6,6 @@ would link nothing. Without one, the request's own id stands in, in answers and 
 """
 
 import re
-from secrets import token_hex
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +14,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from adapters.telemetry import log_request
 from core.errors import ValidationFailed
+from core.ids import new_request_id
 from entrypoints.api import problems
 from entrypoints.api.headers import header
 
@@ -43,7 +43,7 @@ class Correlation:
             given = _given(scope)
         except ValidationFailed as error:
             app = _refusal(error)
-        request_id = token_hex(8)
+        request_id = new_request_id()
         echoed = given or request_id
         state |= {"request_id": request_id, "caller_correlation_id": given, "correlation_id": echoed}
         status = 0
