@@ -43,6 +43,10 @@ test *arguments: check services
 run *arguments:
     {{ env("UV", "uv") }} run inventory serve "$@"
 
+# core, relay and consumer in virtual time, where much goes wrong; a seed replays (`--seed N`, `--seeds M`)
+simulate *arguments:
+    {{ tools }} env PYTHONPATH=tests python -m simulation "$@"
+
 # measure the service beside its limits (`--list`, `--only NAME`, `--quick`; see bench/README.md)
 bench *arguments:
     {{ tools }} python bench/run.py "$@"

@@ -12,6 +12,7 @@ from sharing import AnyServer, Keeper, borrowed
 pytest_plugins = ["secrecy"]
 SERVERS = {"postgres", "rabbitmq", "redis"}
 LONGEST = (
+    "test_simulation",
     "test_broker_away",
     "test_schemathesis",
     "test_store_properties",

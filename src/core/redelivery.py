@@ -10,10 +10,10 @@ import logging
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from secrets import token_hex
 
 from core.consumption import apply, decode
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
+from core.ids import new_id
 from core.letters import LATER, CrashLoop, letter_of, pause
 from core.loop import Loops, forever
 from core.products import Products
@@ -74,7 +74,7 @@ class Redelivery:
 
     def claim(self) -> str:
         """Return a name that no other claim has."""
-        return f"{self._process}:{token_hex(8)}"
+        return f"{self._process}:{new_id('claim')}"
 
     async def attend(self, claim: str, letters: Sequence[Claimed]) -> None:
         """Try letters in hand and record what became of each."""
