@@ -157,13 +157,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Be the running loop, and know of every generator that is begun, lest one be ended after its loop."""
-        hooks = sys.get_asyncgen_hooks()
+        hooks, before = sys.get_asyncgen_hooks(), events._get_running_loop()
         sys.set_asyncgen_hooks(firstiter=self._generators.append, finalizer=lambda _: None)
         events._set_running_loop(self)
         try:
             yield
         finally:
-            events._set_running_loop(None)
+            events._set_running_loop(before)
             sys.set_asyncgen_hooks(*hooks)
 
     def add_ready(self, steps: list[_Step]) -> None:
