@@ -30,11 +30,19 @@ class Breaker:
 
     Args:
         open_seconds: how long it stays open before it lets one call through to see.
+        whose: who is called, as the log says it.
         now: a clock that only goes forward.
     """
 
-    def __init__(self, *, open_seconds: float = OPEN_SECONDS, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        open_seconds: float = OPEN_SECONDS,
+        whose: str = "Product Service",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._open_seconds = open_seconds
+        self._whose = whose
         self._now = now
         self._outcomes: deque[tuple[float, bool]] = deque(maxlen=WINDOW)
         self._opened_at: float | None = None
@@ -117,11 +125,11 @@ class Breaker:
 
     def _open(self) -> None:
         if self._opened_at is None and self._forced is None:
-            _log.warning("The Product Service's circuit is open: calls are refused, one is let through to see")
+            _log.warning("The %s's circuit is open: calls are refused, one is let through to see", self._whose)
         self._opened_at = self._now()
 
     def _close(self) -> None:
         if self._opened_at is not None:
-            _log.warning("The Product Service's circuit is closed: calls are made again")
+            _log.warning("The %s's circuit is closed: calls are made again", self._whose)
         self._opened_at = None
         self._outcomes.clear()

@@ -5,13 +5,14 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import rich_click as click
 from dishka import AsyncContainer
+from msgspec.structs import replace
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,7 +25,10 @@ from core.writer import Writer
 from entrypoints import process, serve
 from entrypoints.config import Config, load, with_secret
 from entrypoints.demo import samples
-from entrypoints.demo.product_service import MANAGER, ProductService, StoredProduct
+from entrypoints.demo.goods import StoredProduct
+from entrypoints.demo.inventory_client import InventoryClient, open_inventory
+from entrypoints.demo.product_service import MANAGER, ProductService
+from entrypoints.demo.storefront import Storefront
 from entrypoints.serve import url_of
 from ports.broker import Broker, Message
 from ports.store import ItemFilter, Store
@@ -50,7 +54,7 @@ def command(host: str | None, port: int | None, data_dir: str | None, log_level:
     arguments |= {"store": f"sqlite:///{home}/demo.db", "broker": "memory://", "workers": 1}
     arguments |= {"default_warehouses": samples.WAREHOUSE_IDS}
     secret = secrets.token_urlsafe(32)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = _beside(load(arguments))
     arguments |= {"catalog": url_of(listener), "catalog_secret": secret}
     config = with_secret(load({**arguments, "auth_lifetime_max": TOKEN_SECONDS}))
     if reset:
@@ -61,6 +65,14 @@ def command(host: str | None, port: int | None, data_dir: str | None, log_level:
     _out.print("\nStopped. The data is kept; [bold]--reset[/] starts over.")
 
 
+def _beside(config: Config) -> socket.socket:
+    """Take a port for the storefront: the one after the service's, or one near it."""
+    port = config.port + 1 if 0 < config.port < 65_535 - PORTS_TRIED else 0
+    listener = serve.listen(replace(config, port=port), attempts=PORTS_TRIED)
+    listener.listen()
+    return listener
+
+
 class _Stage:
     """What the demo puts around the service: samples and a Product Service first, then a card, then events."""
 
@@ -69,18 +81,19 @@ class _Stage:
         self._home = home
         self._listener = listener
         self._item_id = ""
+        self._inventory: InventoryClient | None = None
 
     async def prepare(self, container: AsyncContainer, ends: AsyncExitStack) -> None:
         """Load the samples once, and watch the events from now on."""
         broker, store = await container.get(Broker), await container.get(Store)
         await broker.declare()
-        messages = await ends.enter_async_context(broker.listen(EVENTS_EXCHANGE, "#"))
+        shown, heard = [await ends.enter_async_context(broker.listen(EVENTS_EXCHANGE, "#")) for _ in range(2)]
         if not await store.warehouses():
             await self._load(await container.get(Writer))
-        await ends.enter_async_context(self._stand_in(await samples.products(store), broker))
+        await self._stand_in(await samples.products(store), broker, heard, ends)
         page = await store.items(ItemFilter(product_id=samples.EXAMPLE_PRODUCT), cursor=None, limit=1)
         self._item_id = page.rows[0].id if page.rows else "inv_…"
-        await ends.enter_async_context(process.background(_show(messages, since=datetime.now(UTC))))
+        await ends.enter_async_context(process.background(_show(shown, since=datetime.now(UTC))))
 
     async def _load(self, writer: Writer) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -88,23 +101,36 @@ class _Stage:
             task = progress.add_task("Loading sample products", total=samples.PRODUCTS)
             await samples.load(writer, lambda done: progress.advance(task, done))
 
-    def _stand_in(self, products: Iterable[StoredProduct], broker: Broker) -> AbstractAsyncContextManager[str]:
-        """Return what runs the Product Service, with these products."""
+    async def _stand_in(
+        self, products: Iterable[StoredProduct], broker: Broker, heard: AsyncIterator[Message], ends: AsyncExitStack
+    ) -> None:
+        """Run the Product Service with these products and its storefront, which hears of their stock."""
         verifier = Verifier(
             KeyRing(secrets=[self._config.catalog_secret]),
             issuer=self._config.auth_issuer,
             audience=self._config.catalog_audience,
             lifetime_max=TOKEN_SECONDS,
         )
-        stand_in = ProductService(verifier, publish=broker.publish)
-        stand_in.products |= {product.id: product for product in products}
-        return stand_in.serving(self._listener)
+        self._inventory = await ends.enter_async_context(open_inventory(self._token))
+        storefront = Storefront({product.id: product for product in products}, self._inventory)
+        stand_in = ProductService(verifier, publish=broker.publish, storefront=storefront)
+        for work in (stand_in.hear(heard), storefront.inventory.keep_fresh()):
+            await ends.enter_async_context(process.background(work))
+        await ends.enter_async_context(stand_in.serving(self._listener))
+
+    def _token(self, role: str) -> str:
+        """Return a token for one call to the Inventory Service."""
+        secret = split_secrets(self._config.auth_secret)[0]
+        return self._mint(role, secret, self._config.auth_audience, subject="storefront", lifetime=60)
 
     def open(self, url: str) -> None:
-        """Say where everything is and what to try."""
+        """Let the storefront sell, and say where everything is and what to try."""
+        if self._inventory is not None:
+            self._inventory.url = url
         if self._config.port and not url.endswith(f":{self._config.port}"):
             _out.print(f"[yellow]Port {self._config.port} is taken; the next free one is used.[/]")
         _out.print(f"\n[bold green]The Inventory Service is at {url}[/]   (API page: {url}/schema)")
+        _out.print(f"[bold green]A storefront that sells from it is at {self._config.catalog}[/]")
         _out.print(f"Its data is in {(self._home / 'demo.db').resolve()}. Ctrl-C stops it.\n", markup=False)
         for title, command in self._lines(url):
             _out.print(f"[dim]# {title}[/]")
@@ -136,19 +162,16 @@ class _Stage:
 
     def _header_file(self, role: str, secret: str, audience: str) -> Path:
         """Write a fresh token where ``curl -H @file`` finds it: short lines to copy, no secret on the screen."""
-        token = mint(
-            secret,
-            issuer=self._config.auth_issuer[0],
-            audience=audience,
-            subject="demo",
-            roles=[role],
-            lifetime=TOKEN_SECONDS,
-        )
+        token = self._mint(role, secret, audience, subject="demo", lifetime=TOKEN_SECONDS)
         file = (self._home / f"{role}.header").resolve()
         file.unlink(missing_ok=True)  # its mode is that of its making
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as header:
             header.write(f"Authorization: Bearer {token}\n")
         return file
+
+    def _mint(self, role: str, secret: str, audience: str, *, subject: str, lifetime: int) -> str:
+        issuer = self._config.auth_issuer[0]
+        return mint(secret, issuer=issuer, audience=audience, subject=subject, roles=[role], lifetime=lifetime)
 
 
 async def _show(messages: AsyncIterator[Message], *, since: datetime) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from entrypoints.demo.wire import Answer, head, send
+
 HUGE_BYTES = 50 * 1024 * 1024
 Fault = Literal[
     "slow",
@@ -21,6 +23,7 @@ Fault = Literal[
     "hang",
     "reset",
     "missing",
+    "deaf",
 ]
 
 
@@ -28,36 +31,14 @@ class Misbehaviour(Struct, frozen=True, rename="camel", forbid_unknown_fields=Tr
     """A fault, on every path that begins with ``path``, for the next ``times`` requests or until it is taken back.
 
     ``seconds`` is how long "slow" takes before it answers well, and what "busy" (429) says in Retry-After. "missing"
-    is 404 for everything, "wrong-id" a product that was not asked for.
+    is 404 for everything, "wrong-id" a product that was not asked for. "deaf" answers well, and does not hear the next
+    ``times`` events of the Inventory Service.
     """
 
     fault: Fault
     seconds: Annotated[float, Meta(ge=0, le=600)] = 1.0
     path: str = "/"
     times: Annotated[int, Meta(ge=1)] | None = None
-
-
-class Answer(Struct, frozen=True, kw_only=True):
-    """An answer about to be sent."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = {}
-
-
-REASONS = {
-    200: "OK",
-    201: "Created",
-    302: "Found",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    409: "Conflict",
-    413: "Content Too Large",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-}
 
 
 async def spoil(fault: Misbehaviour, good: Answer, writer: asyncio.StreamWriter) -> bool:
@@ -69,10 +50,10 @@ async def spoil(fault: Misbehaviour, good: Answer, writer: asyncio.StreamWriter)
         case "hang":
             await asyncio.sleep(600)
         case "reset":
-            writer.write(_head(200, 1_000, {}) + b'{"success":')
+            writer.write(head(200, 1_000, {}) + b'{"success":')
             writer.transport.abort()
         case "truncated":
-            writer.write(_head(200, len(good.body), {}) + good.body[: len(good.body) // 2])
+            writer.write(head(200, len(good.body), {}) + good.body[: len(good.body) // 2])
             return False
         case "huge":
             await _send_huge(writer)
@@ -98,20 +79,8 @@ def _wrong(fault: Misbehaviour, good: Answer) -> Answer:
             return Answer(status=500, body=b"Internal Server Error", headers={"Content-Type": "text/plain"})
 
 
-async def send(writer: asyncio.StreamWriter, answer: Answer) -> None:
-    """Send an answer whole."""
-    writer.write(_head(answer.status, len(answer.body), answer.headers) + answer.body)
-    await writer.drain()
-
-
 async def _send_huge(writer: asyncio.StreamWriter) -> None:
-    writer.write(_head(200, HUGE_BYTES, {}) + b'{"success":true,"data":{"name":"')
+    writer.write(head(200, HUGE_BYTES, {}) + b'{"success":true,"data":{"name":"')
     for _ in range(HUGE_BYTES // 65_536):
         writer.write(b"x" * 65_536)
         await writer.drain()
-
-
-def _head(status: int, length: int, headers: dict[str, str]) -> bytes:
-    lines = {"Content-Type": "application/json", "Content-Length": str(length)} | headers
-    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"HTTP/1.1 {status} {REASONS[status]}\r\n{text}\r\n".encode()

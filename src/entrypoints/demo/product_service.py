@@ -14,48 +14,23 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
 from adapters.tokens.verifier import Verifier
 from core.errors import Unauthorized
-from core.events import PRODUCT_EXCHANGE, ProductVariant
-from core.fields import Text, Word
+from core.events import PRODUCT_EXCHANGE
 from core.ids import new_event_id, new_id
-from entrypoints.demo.misbehaviour import Answer, Misbehaviour, send, spoil
+from entrypoints.demo.goods import NewProduct, ProductEdit, StoredProduct
+from entrypoints.demo.misbehaviour import Misbehaviour, spoil
+from entrypoints.demo.storefront import Storefront
+from entrypoints.demo.wire import HEAD_MAX, Answer, Request, read, send
 from entrypoints.serve import url_of
 from ports.broker import Message
 
 READER, MANAGER = "inventory-service", "product-manager"
 REMEMBERED = 100_000
-_HEAD_MAX, _BODY_MAX = 16 * 1024, 256 * 1024
 _encode = msgspec.json.encode
-
-
-class StoredProduct(Struct, frozen=True, rename="camel", kw_only=True):
-    """A product as the stand-in keeps and tells it."""
-
-    id: str
-    sku: Word
-    name: Text
-    variants: tuple[ProductVariant, ...] = ()
-
-
-class NewProduct(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
-    """What a product is made of; an id is made up where none is given."""
-
-    sku: Word
-    name: Text
-    id: Word | None = None
-    variants: tuple[ProductVariant, ...] = ()
-
-
-class ProductEdit(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
-    """What changes of a product."""
-
-    sku: Word | UnsetType = UNSET
-    name: Text | UnsetType = UNSET
-    variants: tuple[ProductVariant, ...] | UnsetType = UNSET
 
 
 class Asked(NamedTuple):
@@ -65,13 +40,6 @@ class Asked(NamedTuple):
     method: str
     path: str
     correlation_id: str | None
-
-
-class _Request(NamedTuple):
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
 
 
 class _Refused(Exception):
@@ -86,6 +54,7 @@ class ProductService:
     Args:
         verifier: judges the callers' tokens.
         publish: sends events to a broker; without it nobody is told of changes.
+        storefront: the pages where its products are sold; without it there are none.
         prefix: what its paths begin with, such as ``/api/v2``.
     """
 
@@ -94,20 +63,22 @@ class ProductService:
         verifier: Verifier,
         *,
         publish: Callable[[Sequence[Message]], Awaitable[object]] | None = None,
+        storefront: Storefront | None = None,
         prefix: str = "",
     ) -> None:
-        self.products: dict[str, StoredProduct] = {}
+        self.products: dict[str, StoredProduct] = {} if storefront is None else storefront.products
         self.misbehaviour: Misbehaviour | None = None
         self.asked: deque[Asked] = deque(maxlen=REMEMBERED)
         self._verifier = verifier
         self._publish = publish
+        self._storefront = storefront
         self._prefix = prefix
         self._talking: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serving(self, listener: socket.socket) -> AsyncIterator[str]:
         """Serve on a bound socket while the block runs, and yield the base URL."""
-        server = await asyncio.start_server(self._connected, sock=listener, limit=_HEAD_MAX)
+        server = await asyncio.start_server(self._connected, sock=listener, limit=HEAD_MAX)
         url = url_of(listener) + self._prefix
         try:
             yield url
@@ -172,6 +143,14 @@ class ProductService:
             [Message(id=id, exchange=PRODUCT_EXCHANGE, routing_key=key, body=body, type=type, timestamp=now)]
         )
 
+    async def hear(self, messages: AsyncIterator[Message]) -> None:
+        """Hear the Inventory Service's events, for ever, unless deaf: then they are lost."""
+        async for message in messages:
+            if (fault := self.misbehaviour) is not None and fault.fault == "deaf":
+                self._spend(fault)
+            elif self._storefront is not None:
+                self._storefront.inventory.hear(message.body)
+
     # -- HTTP --------------------------------------------------------------------------------------------------------
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -180,7 +159,7 @@ class ProductService:
         self._talking.add(task)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
-                while (request := await _read(reader)) is not None and await self._answer(request, writer):
+                while (request := await read(reader)) is not None and await self._answer(request, reader, writer):
                     pass
         except asyncio.CancelledError:
             pass  # the stand-in ends; asyncio would log it as an error of the connection
@@ -188,10 +167,12 @@ class ProductService:
             self._talking.discard(task)
             writer.close()
 
-    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         path = urlsplit(request.path).path.removeprefix(self._prefix)
         correlation_id = request.headers.get("x-correlation-id")
         self.asked.append(Asked(asyncio.get_running_loop().time(), request.method, path, correlation_id))
+        if self._storefront is not None and self._storefront.serves(path):
+            return await self._storefront.answer(request, reader, writer)
         fault = self._fault(path)
         good = await self._good(request, path)
         if fault is not None and not path.startswith("/misbehaviour"):
@@ -201,13 +182,16 @@ class ProductService:
 
     def _fault(self, path: str) -> Misbehaviour | None:
         fault = self.misbehaviour
-        if fault is None or not path.startswith(fault.path):
+        if fault is None or fault.fault == "deaf" or not path.startswith(fault.path):
             return None
-        if fault.times is not None:
-            self.misbehaviour = replace(fault, times=fault.times - 1) if fault.times > 1 else None
+        self._spend(fault)
         return fault
 
-    async def _good(self, request: _Request, path: str) -> Answer:
+    def _spend(self, fault: Misbehaviour) -> None:
+        if fault.times is not None:
+            self.misbehaviour = replace(fault, times=fault.times - 1) if fault.times > 1 else None
+
+    async def _good(self, request: Request, path: str) -> Answer:
         try:
             status, data = await self._handle(request, [unquote(part) for part in path.split("/")[1:]])
         except _Refused as refusal:
@@ -222,7 +206,7 @@ class ProductService:
             return _refusal(409, str(error))
         return Answer(status=status, body=_encode({"success": True, "data": data}))
 
-    async def _handle(self, request: _Request, parts: list[str]) -> tuple[int, Any]:
+    async def _handle(self, request: Request, parts: list[str]) -> tuple[int, Any]:
         match request.method, *parts:
             case "GET", "health":
                 return 200, {"status": "ok"}
@@ -235,7 +219,7 @@ class ProductService:
         self._admit(request, MANAGER)
         return await self._manage(request, parts)
 
-    async def _manage(self, request: _Request, parts: list[str]) -> tuple[int, Any]:
+    async def _manage(self, request: Request, parts: list[str]) -> tuple[int, Any]:
         match request.method, *parts:
             case "POST", "products":
                 return 201, await self.create(msgspec.json.decode(request.body, type=NewProduct))
@@ -249,7 +233,7 @@ class ProductService:
                 return 200, command
         raise _Refused(404, "There is nothing here.")
 
-    def _admit(self, request: _Request, role: str) -> None:
+    def _admit(self, request: Request, role: str) -> None:
         """Let nobody past without the role."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
@@ -260,18 +244,3 @@ class ProductService:
 
 def _refusal(status: int, message: str) -> Answer:
     return Answer(status=status, body=_encode({"success": False, "error": {"message": message}}))
-
-
-async def _read(reader: asyncio.StreamReader) -> _Request | None:
-    """Read a request; None where the caller has gone or says nothing this understands."""
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    except asyncio.IncompleteReadError:
-        return None
-    first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
-    method, path, _ = first.split(" ")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    length = int(headers.get("content-length", "0"))
-    if length > _BODY_MAX or "transfer-encoding" in headers:
-        return None
-    return _Request(method, path, headers, await reader.readexactly(length))

@@ -12,7 +12,7 @@ from core.events import ProductVariant
 from core.operations import CreateItem, CreateWarehouse, Expect, Operation, Request, Reserve, ReserveLine
 from core.stock import Item, LeadTime
 from core.writer import Writer
-from entrypoints.demo.product_service import StoredProduct
+from entrypoints.demo.goods import StoredProduct
 from ports.store import ItemFilter, Store
 
 PRODUCTS = 200
