@@ -36,23 +36,15 @@ class Browser:
     def __init__(self, folder: Path) -> None:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        command = [chromium(), *_FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
-
-        def three_and_four() -> None:
-            """Put our pipes where Chromium looks for them; by way of others, for they may be 3 and 4 themselves."""
-            read, write = os.dup(theirs_in), os.dup(theirs_out)
-            high = [os.dup2(read, 50), os.dup2(write, 51)]
-            os.dup2(high[0], 3)
-            os.dup2(high[1], 4)
-
+        # Chromium reads from 3 and writes to 4, whatever numbers the pipes have here.
+        shell = ["sh", "-c", f'exec "$@" 3</dev/fd/{theirs_in} 4>/dev/fd/{theirs_out}', "sh"]
         with (folder / "chromium.log").open("w") as log:
             self.process = subprocess.Popen(
-                command,
+                [*shell, chromium(), *_FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                close_fds=False,
-                preexec_fn=three_and_four,
+                pass_fds=(theirs_in, theirs_out),
                 start_new_session=True,
                 env={**os.environ, "HOME": str(folder)},
             )
@@ -123,9 +115,7 @@ class Browser:
 
     def look(self, *, width: int, height: int, dark: bool = False, phone: bool = False) -> None:
         """Be a screen of that size, in light or dark."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
