@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cache
+from secrets import token_hex
 from typing import Any, TypeVar
 
 from asyncpg import InterfaceError, PostgresError
@@ -76,6 +77,8 @@ class PostgresDatabase:
         self._queries: dict[Query, _Compiled] = {}
         self._looks: dict[tuple[Query, ...], str] = {}
         self._bell: asyncio.Task[None] | None = None
+        self._listeners: set[asyncio.Event] = set()
+        self._name = token_hex(8)
         self._unheard = False
 
     @asynccontextmanager
@@ -249,7 +252,12 @@ class PostgresDatabase:
         return Condition(row[0], row[1])
 
     async def announce(self) -> None:
-        """NOTIFY from a connection of its own, at most once in 5 ms: in a batch it would serialise every commit."""
+        """Wake this process's listeners at once, and the others' by NOTIFY, at most once in 5 ms.
+
+        From a connection of its own: in a batch it would serialise every commit.
+        """
+        for rung in self._listeners:
+            rung.set()
         self._unheard = True
         if self._bell is None or self._bell.done():
             self._bell = asyncio.create_task(self._ring())
@@ -261,7 +269,7 @@ class PostgresDatabase:
             with suppress(InventoryError):
                 async with self.writing() as connection:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+                    await connection.exec_driver_sql(f"NOTIFY {_CHANNEL}, '{self._name}'")
 
     @asynccontextmanager
     async def announcements(self) -> AsyncIterator[AsyncIterator[None]]:
@@ -275,8 +283,9 @@ class PostgresDatabase:
                 rung = asyncio.Event()
                 lost = asyncio.Event()
 
-                def ring(*_: object) -> None:
-                    rung.set()
+                def ring(_connection: object, _pid: int, _channel: str, name: str) -> None:
+                    if name != self._name:  # our own bell has rung here already
+                        rung.set()
 
                 def lose(*_: object) -> None:
                     lost.set()
@@ -284,9 +293,11 @@ class PostgresDatabase:
 
                 driver.add_termination_listener(lose)
                 await driver.add_listener(_CHANNEL, ring)
+                self._listeners.add(rung)
                 try:
                     yield _rings(rung, lost)
                 finally:
+                    self._listeners.discard(rung)
                     with suppress(Exception):
                         await driver.remove_listener(_CHANNEL, ring)
                     driver.remove_termination_listener(lose)
