@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from core import events
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, NotFound, PreconditionFailed
 from core.events import Event, Metadata, OutboxRow, Payload, ProductEvent
 from core.ids import new_event_id, new_id
 from core.operations import EventOutcome
@@ -395,3 +395,16 @@ _REASONS: dict[str, str] = {
     "FULFILMENT": "Reservation fulfilled",
 }
 """What an event says of a change for which the caller gave no reason."""
+
+
+def check_match(if_match: int | None, version: int) -> None:
+    """Let a change pass that names no version, or the current one.
+
+    Raises:
+        PreconditionFailed: it names another.
+    """
+    if if_match is not None and if_match != version:
+        raise PreconditionFailed(
+            f"If-Match names version {if_match}, the current version is {version}: read it again and decide anew.",
+            currentVersion=version,
+        )

@@ -4,12 +4,12 @@ Additive to the specification: ``metadata.sequence`` (rises by one per event of 
 ``metadata.causationId`` (the ledger row behind the event).
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from core.fields import Instant, Text, Word
+from core.fields import Instant, Text, Word, utc
 from core.stock import Seen
 
 EVENTS_EXCHANGE = "inventory.events"
@@ -126,10 +126,7 @@ class ProductEvent(Struct, frozen=True, rename="camel", kw_only=True):
     def __post_init__(self) -> None:
         if not self.event_version.startswith("1."):
             raise ValueError(f"eventVersion {self.event_version[:20]!r} is not supported; this service reads 1.x")
-        try:
-            self.timestamp.astimezone(UTC)
-        except OverflowError:
-            raise ValueError("timestamp must be an instant of this calendar") from None
+        utc(self.timestamp, "timestamp")
         payload = self.payload
         if self.event_type != "ProductDeleted" and not payload.variants and payload.sku is None:
             raise ValueError("the payload must hold a sku or variants")

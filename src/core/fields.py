@@ -1,10 +1,10 @@
 """What a field may hold, said once for operations, events and the API document."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
-from msgspec.structs import force_setattr
+from msgspec import UNSET, Meta, Struct
+from msgspec.structs import asdict, force_setattr
 
 from core.ids import ID_PATTERN
 
@@ -34,7 +34,22 @@ def in_utc(asked: Struct, *names: str) -> None:
         ValueError: one leaves the calendar that way.
     """
     for name in names:
-        try:
-            force_setattr(asked, name, (value := getattr(asked, name)) and value.astimezone(UTC))
-        except OverflowError:
-            raise ValueError(f"{name} must be an instant of this calendar") from None
+        if (value := getattr(asked, name)) is not None:
+            force_setattr(asked, name, utc(value, name))
+
+
+def utc(instant: datetime, name: str) -> datetime:
+    """Bring the instant called ``name`` to UTC.
+
+    Raises:
+        ValueError: it leaves the calendar that way.
+    """
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name} must be an instant of this calendar") from None
+
+
+def given(patch: Struct) -> dict[str, Any]:
+    """Return the fields of a patch that were given; the others are to stay as they are."""
+    return {name: value for name, value in asdict(patch).items() if value is not UNSET}

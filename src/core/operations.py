@@ -5,7 +5,6 @@ without looking at the stock (ranges, lengths, forbidden characters) is refused 
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -14,7 +13,7 @@ from msgspec.structs import force_setattr
 
 from core.errors import KINDS, InventoryError
 from core.events import ProductEvent
-from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word
+from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word, utc
 from core.stock import ExpectedReceipt, Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
 
 
@@ -33,7 +32,7 @@ class Change(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         if self.occurred_at is not None:
-            force_setattr(self, "occurred_at", _utc(self.occurred_at, "occurredAt"))
+            force_setattr(self, "occurred_at", utc(self.occurred_at, "occurredAt"))
 
 
 class Receive(Change, frozen=True, tag="RECEIVE"):
@@ -205,7 +204,7 @@ class Expect(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_f
         place = (self.sku is not None, self.warehouse_id is not None)
         if place != ((self.inventory_item_id is None),) * 2:
             raise ValueError("name the item by inventoryItemId, or by sku and warehouseId")
-        force_setattr(self, "expected_at", _utc(self.expected_at, "expectedAt"))
+        force_setattr(self, "expected_at", utc(self.expected_at, "expectedAt"))
 
 
 class ExpectedPatch(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
@@ -219,7 +218,7 @@ class ExpectedPatch(Struct, frozen=True, rename="camel", kw_only=True, forbid_un
 
     def __post_init__(self) -> None:
         if self.expected_at is not UNSET:
-            force_setattr(self, "expected_at", _utc(self.expected_at, "expectedAt"))
+            force_setattr(self, "expected_at", utc(self.expected_at, "expectedAt"))
 
 
 class AmendExpected(Struct, frozen=True, kw_only=True):
@@ -240,7 +239,7 @@ class ReceiveBody(Struct, frozen=True, rename="camel", kw_only=True, forbid_unkn
 
     def __post_init__(self) -> None:
         if self.occurred_at is not None:
-            force_setattr(self, "occurred_at", _utc(self.occurred_at, "occurredAt"))
+            force_setattr(self, "occurred_at", utc(self.occurred_at, "occurredAt"))
 
 
 class ReceiveExpected(Struct, frozen=True, kw_only=True):
@@ -398,13 +397,6 @@ _RESULTS: dict[type, type] = {
     CreateWarehouse: Warehouse,
     UpdateWarehouse: Warehouse,
 }
-
-
-def _utc(instant: datetime, name: str) -> datetime:
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{name} must be an instant of this calendar") from None
 
 
 def check_lead_time(days: LeadTime) -> None:

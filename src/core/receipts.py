@@ -8,11 +8,11 @@ shelf is right, and the discrepancy stays on record.
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import UNSET
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from core.book import Book, Cause, Posting
-from core.errors import Conflict, NotFound, PreconditionFailed
+from core.book import Book, Cause, Posting, check_match
+from core.errors import Conflict, NotFound
+from core.fields import given
 from core.ids import new_id
 from core.movements import check_occurred, check_room
 from core.operations import AmendExpected, CancelExpected, Expect, ReceiptStep, ReceiveExpected
@@ -97,14 +97,9 @@ def record(book: Book, before: ExpectedReceipt, receipt: ExpectedReceipt) -> Non
 
 def _amend(book: Book, operation: AmendExpected, _: Cause) -> ExpectedReceipt:
     receipt = _named(book, operation)
-    if operation.if_match is not None and operation.if_match != receipt.version:
-        raise PreconditionFailed(
-            f"If-Match names version {operation.if_match}, the current version is {receipt.version}: "
-            "read it again and decide anew.",
-            currentVersion=receipt.version,
-        )
+    check_match(operation.if_match, receipt.version)
     _open(book, operation)
-    fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
+    fields = given(operation.patch)
     if all(getattr(receipt, name) == value for name, value in fields.items()):
         return receipt
     return _put(book, receipt, receipt.changed(book.now, **fields))

@@ -8,13 +8,13 @@ expected receipts by ``receipts.py``, product events by ``catalog.py``; items, p
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import UNSET
 from msgspec.json import encode
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from core.book import Book, Cause, Posting
+from core.book import Book, Cause, Posting, check_match
 from core.catalog import apply_product_event
-from core.errors import AlreadyExists, NotFound, PreconditionFailed, SkuConflict
+from core.errors import AlreadyExists, NotFound, SkuConflict
+from core.fields import given
 from core.ids import new_id
 from core.movements import CHANGES, change
 from core.operations import (
@@ -76,8 +76,8 @@ def _create_item(book: Book, operation: CreateItem, cause: Cause) -> Item:
 
 def _update_item(book: Book, operation: UpdateItem, cause: Cause) -> Item:
     item = book.item(operation.inventory_item_id)
-    _check_match(operation.if_match, item.version)
-    fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
+    check_match(operation.if_match, item.version)
+    fields = given(operation.patch)
     # Compared as JSON: to Python True, 1 and 1.0 are equal.
     fields = {name: value for name, value in fields.items() if encode(value) != encode(getattr(item, name))}
     if not fields:
@@ -124,21 +124,13 @@ def _create_warehouse(book: Book, operation: CreateWarehouse, _: Cause) -> Wareh
 def _update_warehouse(book: Book, operation: UpdateWarehouse, _: Cause) -> Warehouse:
     if (warehouse := book.warehouses.get(operation.warehouse_id)) is None:
         raise NotFound(f"There is no warehouse {operation.warehouse_id}.", warehouseId=operation.warehouse_id)
-    _check_match(operation.if_match, warehouse.version)
-    fields = {name: value for name, value in asdict(operation.patch).items() if value is not UNSET}
+    check_match(operation.if_match, warehouse.version)
+    fields = given(operation.patch)
     if all(getattr(warehouse, name) == value for name, value in fields.items()):
         return warehouse
     warehouse = replace(warehouse, version=warehouse.version + 1, updated_at=book.now, **fields)
     book.warehouses[warehouse.id] = warehouse
     return warehouse
-
-
-def _check_match(if_match: int | None, version: int) -> None:
-    if if_match is not None and if_match != version:
-        raise PreconditionFailed(
-            f"If-Match names version {if_match}, the current version is {version}: read it again and decide anew.",
-            currentVersion=version,
-        )
 
 
 _RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {

@@ -31,6 +31,8 @@ BODY_SECONDS = 10
 DEPTH_MAX = 32
 
 T = TypeVar("T")
+AnyRequest: TypeAlias = Request[Any, Any, Any]
+"""A request as handlers take it."""
 Strict: TypeAlias = Annotated[T, BodyKwarg(media_type=RequestEncodingType.JSON), SkipValidationMarker()]
 
 _JSON_TYPE = re.compile(r'application/json *(?:; *charset *= *"?utf-8"?)?', re.IGNORECASE)

@@ -6,7 +6,7 @@ Whoever acts on a letter claims it: of two, one wins and the other gets 409. Eac
 from typing import Annotated, Any
 
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Meta, Struct
@@ -16,7 +16,7 @@ from core.dead_letters import DeadLetters
 from core.errors import NotFound, ValidationFailed
 from core.fields import Id as IdField
 from core.fields import Text
-from entrypoints.api.bodies import Strict
+from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.headers import header
 from entrypoints.api.parameters import (
     Cause,
@@ -40,7 +40,6 @@ from entrypoints.api.replies import Reply, answers, ok, page
 from ports.dead_letters import Letter, LetterDetail, LetterFilter, LetterGroup, Retry
 from ports.store import Page, Store
 
-AnyRequest = Request[Any, Any, Any]
 BODY_MAX = 1024 * 1024
 _LETTER = answers(Letter, name="DeadLetterSuccess")
 _DETAIL = answers(LetterDetail, name="DeadLetterDetailSuccess")

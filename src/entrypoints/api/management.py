@@ -1,9 +1,7 @@
 """Stock management: warehouses, inventory items, and what of a product is ours to edit."""
 
-from typing import Any
-
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get, patch, post
+from litestar import get, patch, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
@@ -22,7 +20,7 @@ from core.operations import (
 from core.products import Products
 from core.stock import Balance, Item, Product, ProductBalance, Warehouse
 from core.writer import Writer
-from entrypoints.api.bodies import Strict
+from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.headers import if_match, knows
 from entrypoints.api.parameters import (
     AsOf,
@@ -40,8 +38,6 @@ from entrypoints.api.parameters import (
 from entrypoints.api.replies import Reply, answers, not_modified, ok, page
 from entrypoints.api.writing import perform
 from ports.store import ItemFilter, Page, Store
-
-AnyRequest = Request[Any, Any, Any]
 
 
 class ManagementPlugin(InitPlugin):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
@@ -12,7 +12,7 @@ from core.errors import InventoryError, NotFound
 from core.operations import Outcome, StockChange, StockOperation
 from core.stock import StockTransaction
 from core.writer import Writer
-from entrypoints.api.bodies import Batch, Strict
+from entrypoints.api.bodies import AnyRequest, Batch, Strict
 from entrypoints.api.parameters import (
     ActorFilter,
     Cursor,
@@ -30,7 +30,6 @@ from entrypoints.api.replies import Reply, answers, ok, page
 from entrypoints.api.writing import perform, submit
 from ports.store import LedgerFilter, Store
 
-AnyRequest = Request[Any, Any, Any]
 BATCH_BODY_MAX = 256 * 1024
 
 

@@ -1,24 +1,22 @@
 """The outbox for operators: what waits, what no broker takes, and having published events go out again."""
 
 from datetime import datetime
-from typing import Any
 
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
 
 from core.errors import NotFound
 from core.fields import Text
-from entrypoints.api.bodies import Strict
+from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.dead_letters import Decision, act
 from entrypoints.api.parameters import EventId, Id, Limit
 from entrypoints.api.replies import Reply, answers, ok, page
 from ports.outbox import BlockedEvent, Replay, ReplayRange
 from ports.store import Page, Store
 
-AnyRequest = Request[Any, Any, Any]
 _REPLAY = answers(Replay, name="ReplaySuccess")
 _BLOCKED_SHOWN = 200
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get, patch, post
+from litestar import get, patch, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
@@ -13,7 +13,7 @@ from core.fields import Text
 from core.operations import AmendExpected, CancelExpected, Expect, ExpectedPatch, ReceiveBody, ReceiveExpected
 from core.stock import ExpectedReceipt
 from core.writer import Writer
-from entrypoints.api.bodies import Strict
+from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.headers import if_match
 from entrypoints.api.parameters import (
     Cursor,
@@ -32,7 +32,6 @@ from entrypoints.api.replies import Reply, answers, ok, page
 from entrypoints.api.writing import perform
 from ports.store import ReceiptFilter, Store
 
-AnyRequest = Request[Any, Any, Any]
 _ANSWER = answers(ExpectedReceipt, name="ExpectedReceiptSuccess")
 
 

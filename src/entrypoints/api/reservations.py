@@ -1,9 +1,7 @@
 """Reservations: promise units to a cart, confirm, extend, fulfil in whole or part, give back."""
 
-from typing import Any
-
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
@@ -13,7 +11,7 @@ from core.fields import Text
 from core.operations import Confirm, Extend, ExtendBody, Fulfil, FulfilBody, Release, Reserve
 from core.stock import Reservation
 from core.writer import Writer
-from entrypoints.api.bodies import Strict
+from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.parameters import (
     ConfirmedBefore,
     Cursor,
@@ -28,7 +26,6 @@ from entrypoints.api.replies import Reply, answers, ok, page
 from entrypoints.api.writing import perform
 from ports.store import ReservationFilter, Store
 
-AnyRequest = Request[Any, Any, Any]
 _ANSWER = answers(Reservation, name="ReservationSuccess")
 
 
