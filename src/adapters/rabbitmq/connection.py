@@ -32,6 +32,8 @@ ANSWER_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 BACKOFF_SECONDS = 0.2
 BACKOFF_SECONDS_MAX = 5.0
+GLANCE_SECONDS = 0.05
+NOBODYS_QUEUE = "inventory.nobody"
 
 ALARM = "RabbitMQ takes no messages until its memory or disk alarm is over; give it memory or disk space."
 
@@ -95,6 +97,29 @@ class Connection(aio_pika.Connection):
             raise Unavailable(ALARM)
         async with conversation(what, seconds=seconds), self.channel(publisher_confirms=False) as channel:
             yield channel
+
+    async def probe(self, *, seconds: float) -> None:
+        """Return when the broker has answered. It tells of an alarm only to who publishes, hence a message to nobody.
+
+        Raises:
+            Unavailable: there is an alarm, or no answer.
+        """
+        asking = asyncio.create_task(self._ask(seconds))
+        try:
+            while not asking.done() and not await self.blocked():
+                await asyncio.wait({asking}, timeout=GLANCE_SECONDS)
+            if await self.blocked():
+                raise Unavailable(ALARM)
+            await asking
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+
+    async def _ask(self, seconds: float) -> None:
+        async with self.visit("RabbitMQ does not answer", seconds=seconds) as channel:
+            # By the exchange that has every queue under its name. Where it is not ours to use the channel is closed for
+            # that, which is an answer too.
+            await channel.default_exchange.publish(aio_pika.Message(b""), NOBODYS_QUEUE, mandatory=False)
 
     async def publisher(self, *, seconds: float) -> Channel:
         """Return the channel to publish on. A retired one has ended before: its messages arrived by now or never will.
