@@ -12,6 +12,7 @@ from pathlib import Path
 import aio_pika
 import psutil
 import pytest
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import ChannelFrame
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
@@ -24,7 +25,7 @@ from test_doctor import doctor
 from adapters.rabbitmq import broker as adapter
 from adapters.rabbitmq import consumer
 from adapters.rabbitmq.broker import open_broker
-from adapters.rabbitmq.connection import backoff
+from adapters.rabbitmq.connection import backoff, conversation
 from core.delivery import Relay
 from core.errors import Conflict, Unavailable, ValidationFailed
 from core.events import BINDINGS, DEAD_LETTERS, EVENTS_EXCHANGE, EXCHANGES, PRODUCT_EXCHANGE, PRODUCT_QUEUE
@@ -617,6 +618,24 @@ async def test_a_consumer_at_work_is_left_alone(
 
     assert "forgotten" not in caplog.text
     assert "gives out nothing" not in caplog.text
+
+
+async def test_being_asked_to_end_is_taken_for_nothing_else() -> None:
+    """Whoever is cancelled while a channel closes under him ends, though the library has its own error for that."""
+
+    async def talk() -> None:
+        async with conversation("What was said was not understood", seconds=5):
+            try:
+                await asyncio.sleep(5)
+            except asyncio.CancelledError as error:  # as aiormq does, see its TaskWrapper
+                raise ChannelNotFoundEntity("no queue") from error
+
+    talking = asyncio.create_task(talk())
+    await asyncio.sleep(0)
+    talking.cancel()
+    await asyncio.wait({talking})
+
+    assert talking.cancelled()
 
 
 def test_nobody_comes_back_in_step() -> None:

@@ -230,20 +230,21 @@ async def conversation(what: str, *, seconds: float) -> AsyncIterator[None]:
     """Bound a talk with the broker; if it fails, it fails as Unavailable with a sentence that begins with ``what``.
 
     When aiormq gives up a silent connection it ends those who wait with CancelledError, which is a cancellation of ours
-    only when our task has been asked to end; when the broker hangs up in the middle, with a bare Exception.
+    only when our task has been asked to end; when the broker hangs up in the middle, with a bare Exception. And where a
+    channel closes at the moment we are asked to end, it puts its own error in the place of our cancellation.
     """
     task = cast("asyncio.Task[Any]", asyncio.current_task())
     asked = task.cancelling()
     try:
         async with asyncio.timeout(seconds):
             yield
-    except asyncio.CancelledError as error:
+    except (Exception, asyncio.CancelledError) as error:
         if task.cancelling() > asked:
-            raise
-        raise Unavailable(f"{what}: the connection was lost.") from error
-    except TimeoutError as error:
-        raise Unavailable(f"{what}: no answer in {seconds:g} s.") from error
-    except Exception as error:
+            raise asyncio.CancelledError from error
+        if isinstance(error, asyncio.CancelledError):
+            raise Unavailable(f"{what}: the connection was lost.") from error
+        if isinstance(error, TimeoutError):
+            raise Unavailable(f"{what}: no answer in {seconds:g} s.") from error
         if not isinstance(error, CONNECTION_EXCEPTIONS) and type(error) is not Exception:
             raise
         raise Unavailable(f"{what}: {str(error).rstrip('.') or 'the connection was lost'}.") from error
