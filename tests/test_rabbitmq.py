@@ -426,25 +426,23 @@ async def test_a_user_who_may_not_write_everywhere_gets_an_answer_too(node: Rabb
 
 async def test_the_relay_waits_through_an_alarm(node: RabbitMQ, tmp_path: Path) -> None:
     """What comes up meanwhile waits; nothing is taken for bad; it goes out in order, soon after the alarm is over."""
-    async with (
-        migrated(f"sqlite:///{tmp_path}/inventory.db") as store,
-        open_broker(node.url) as broker,
-        broker.listen(EVENTS_EXCHANGE, "inventory.#") as tap,
-    ):
+    async with migrated(f"sqlite:///{tmp_path}/inventory.db") as store, open_broker(node.url) as broker:
+        await broker.declare()
         relay = Relay(store, broker, owner="one", required_events=frozenset())
         item = await stocked(store, 12)
-        async with alarm(node):
-            await relay.start()
-            await asyncio.sleep(1.5)
-            await carry_out(store, *[Ship(inventory_item_id=item.id, quantity=1) for _ in range(12)])
-            await asyncio.sleep(1.5)
-            rows = await store.pending(100)
-            assert (len(rows) > 12, await store.blocked(10)) == (True, [])
-        ids = [row.event_id for row in rows]
-        arrived: list[str] = []
-        async with asyncio.timeout(10):
-            while len(set(arrived)) < len(ids):
-                arrived.append((await anext(tap)).id)
+        async with broker.listen(EVENTS_EXCHANGE, "inventory.#") as tap:
+            async with alarm(node):
+                await relay.start()
+                await asyncio.sleep(1.5)
+                await carry_out(store, *[Ship(inventory_item_id=item.id, quantity=1) for _ in range(12)])
+                await asyncio.sleep(1.5)
+                rows = await store.pending(100)
+                assert (len(rows) > 12, await store.blocked(10)) == (True, [])
+            ids = [row.event_id for row in rows]
+            arrived: list[str] = []
+            async with asyncio.timeout(10):
+                while len(set(arrived)) < len(ids):
+                    arrived.append((await anext(tap)).id)
         await relay.stop()
 
     assert ids == list(dict.fromkeys(arrived))
