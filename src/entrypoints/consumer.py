@@ -14,6 +14,7 @@ from core.delivery import Relay
 from core.errors import Conflict
 from core.expiry import Sweeper
 from core.housekeeping import Housekeeper
+from core.imports import Imports
 from core.products import Products
 from core.redelivery import Redelivery
 from core.snapshots import Snapshots
@@ -52,21 +53,22 @@ async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None
 async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterator[None]:
     """Run what moves events while the block runs, as soon as the store is fit for it.
 
-    Relay, consume product events, try dead letters again and keep house.
+    Relay, consume product events, try dead letters again, carry out imports and keep house.
     A process that ``prepares`` migrates the store and declares the broker's exchanges and queues, another only checks
     (rule R20); both in the background, and again until it has worked.
     """
     store, broker = await container.get(Store), await container.get(Broker)
     relay, events = await container.get(Relay), await container.get(ProductEvents)
     redelivery, products = await container.get(Redelivery), await container.get(Products)
-    loops = (relay, events, redelivery, products, await container.get(Housekeeper))
+    imports, housekeeper = await container.get(Imports), await container.get(Housekeeper)
+    loops = (relay, events, redelivery, products, imports, housekeeper)
 
     async def start() -> None:
         await process.until_done(store.migrate if prepares else lambda: process.check_store(store), "relaying")
         for loop in loops:
             await loop.start()
 
-    topology = broker.declare if prepares else lambda: check_broker(broker)
+    topology = broker.declare if prepares else lambda: _check_broker(broker)
     async with AsyncExitStack() as ends:
         for loop in loops:
             ends.push_async_callback(process.in_time, loop.stop)
@@ -75,12 +77,6 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
         yield
 
 
-async def check_broker(broker: Broker) -> None:
-    """Return if the broker has all exchanges and queues.
-
-    Raises:
-        Conflict: it lacks some; the detail names them and the remedy.
-        Unavailable: it is away.
-    """
+async def _check_broker(broker: Broker) -> None:
     if missing := await broker.check():
         raise Conflict(f"The broker lacks {', '.join(missing)}; run `inventory migrate`.")

@@ -189,7 +189,7 @@ def _at_work(config: Config, work: Callable[[DeadLetters, Redelivery, Store], Aw
             ends.push_async_callback(container.close)
             store = await container.get(Store)
             await check_tables(store)
-            if config.cache.startswith("memory:") and await _somebody_runs(store):
+            if config.cache.startswith("memory:") and await somebody_runs(store):
                 writer, products = await container.get(Writer), await container.get(Products)
                 elsewhere = Elsewhere(store, writer, products, process=_NAME)
                 return await work(DeadLetters(store, elsewhere), elsewhere, store)
@@ -199,7 +199,7 @@ def _at_work(config: Config, work: Callable[[DeadLetters, Redelivery, Store], Aw
     return run_to_end(main())
 
 
-async def _somebody_runs(store: Store) -> bool:
+async def somebody_runs(store: Store) -> bool:
     """Whoever moves events owns the relay's lease, and tries dead letters too."""
     lease = await store.acquire(RELAY, f"{_NAME}-{token_hex(8)}", seconds=1.0)
     if lease is not None:

@@ -22,6 +22,7 @@ from core.delivery import Relay
 from core.expiry import Sweeper
 from core.feed import Feed
 from core.housekeeping import Housekeeper
+from core.imports import Imports
 from core.inventory import Inventory
 from core.operations import EventPolicy
 from core.products import Products
@@ -184,6 +185,11 @@ class UseCases(Provider):
     def redelivery(self, store: Store, writer: Writer, products: Products) -> Redelivery:
         """Make what tries dead letters again."""
         return Redelivery(store, writer, products, process=self._owner)
+
+    @provide
+    def imports(self, store: Store, writer: Writer, products: Products) -> Imports:
+        """Make what carries out files."""
+        return Imports(store, writer, products, owner=self._owner)
 
     @provide
     def reception(self, store: Store, writer: Writer, products: Products) -> Reception:

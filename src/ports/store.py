@@ -18,6 +18,7 @@ from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, ExpectedReceipt, Hold, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
+from ports.imports import ImportStore
 from ports.outbox import Lease, OutboxStore
 from ports.product_records import ProductRecords
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 BACKLOG_MAX = 10_000
 RELAY = "relay"
 """The lease of the relay, which counts the positions of the stream."""
+IMPORTS = "import"
+"""The lease of whoever carries out imports, and the issuer of the idempotency keys used for it."""
 
 
 class Wanted(Struct, kw_only=True):
@@ -192,7 +195,7 @@ class Backlog(Struct, frozen=True):
     oldest_at: datetime | None
 
 
-class Store(DeadLetterStore, OutboxStore, ProductRecords, Protocol):
+class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, Protocol):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
@@ -223,6 +226,10 @@ class Store(DeadLetterStore, OutboxStore, ProductRecords, Protocol):
         Raises:
             ValidationFailed: the cursor is not one of ours.
         """
+        ...
+
+    async def find_items(self, ids: Collection[str], skus: Collection[str]) -> list[Item]:
+        """Return the items of these ids, and those of these SKUs wherever they are."""
         ...
 
     async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:

@@ -32,7 +32,7 @@ class SqlReplays:
         """In one transaction with a look at the lease."""
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
-            if not await _holds(connection, lease):
+            if not await holds(connection, lease):
                 return False
             values = {"blocked_at": now, "blocked_reason": storable(reason)}
             await connection.execute(update(_OUTBOX).where(*_is(row)).values(values))
@@ -137,7 +137,7 @@ class SqlReplays:
         """In one transaction with a look at the lease."""
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
-            if not await _holds(connection, lease):
+            if not await holds(connection, lease):
                 return False
             values: dict[str, Any] = {"published": _REPLAY.c.published + len(rows)}
             values |= {"position": rows[-1].position} if rows else {"status": "DONE", "ended_at": now}
@@ -190,7 +190,7 @@ def _blocked_events() -> Any:
     ).where(_BLOCKED)
 
 
-async def _holds(connection: AsyncConnection, lease: Lease) -> bool:
+async def holds(connection: AsyncConnection, lease: Lease) -> bool:
     """Whether a lease is still ours; if so it cannot change hands before this transaction has ended."""
     table = tables.lease.c
     ours = select(table.name).where(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from adapters.sql import schema, tables
 from adapters.sql.database import Database, Insert, Query
 from adapters.sql.dead_letters import SqlDeadLetters
+from adapters.sql.imports import SqlImports, forget_imports
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.product_records import SqlProductRecords
 from adapters.sql.reconciliation import SqlReconciliation
@@ -84,7 +85,7 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords):
+class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords, SqlImports):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:
@@ -140,6 +141,16 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
             statement = statement.where(table.available == 0)
         rows = await self._all(statement)
         return _page([item_of(row._asdict()) for row in rows], limit, "item", lambda item: item.id)
+
+    async def find_items(self, ids: Collection[str], skus: Collection[str]) -> list[Item]:
+        """One statement for each index."""
+        table = tables.inventory_item
+        found: dict[str, Item] = {}
+        for column, values in ((table.c.id, ids), (table.c.sku, skus)):
+            if values:
+                rows = await self._all(select(table).where(self.database.among(column, values)))
+                found |= {row.id: item_of(row._asdict()) for row in rows}
+        return list(found.values())
 
     async def balances(self, item_ids: Collection[str], at: datetime) -> list[Balance]:
         """Find each item's last version by halving: versions have no gaps and recorded_at never falls along them."""
@@ -274,6 +285,8 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
         async with self.database.reading() as connection:
             now, _ = await self.database.clock(connection)
         old = select(keys.issuer, keys.subject, keys.key).where(keys.created_at < now - timedelta(hours=answers_hours))
+        imports = tables.stock_import.c  # which may have to wait long, and must not be done twice then
+        old = old.where(keys.subject.not_in(select(imports.id).where(imports.ended_at.is_(None))))
         heard = select(inbox.event_id).where(inbox.received_at < now - timedelta(days=inbox_days))
         # In the order they went out, so that what is left of a product has no gaps; and only the first are looked at.
         first = select(outbox.id, outbox.published_at).where(outbox.position.is_not(None))
@@ -296,6 +309,7 @@ class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliat
             delete(tables.dead_letter_attempt).where(attempt.dead_letter_id.in_(over)),
             delete(tables.dead_letter).where(letter.id.in_(over)),
             delete(tables.delivery).where(tables.delivery.c.last_at < now - timedelta(days=inbox_days)),
+            *forget_imports(now - timedelta(days=inbox_days), unfinished=now - timedelta(days=1)),
         ):
             async with self.database.writing() as connection:
                 gone += (await connection.execute(statement)).rowcount

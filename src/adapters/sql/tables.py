@@ -444,6 +444,49 @@ lease = Table(
     Column("expires_at", UtcTime, nullable=False),
 )
 
+stock_import = Table(
+    "stock_import",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("kind", Text),
+    Column("format", Text, nullable=False),
+    Column("name", Text),
+    Column("dry_run", Boolean, nullable=False),
+    Column("partial", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("digest", Text),
+    Column("bytes", BigInteger, nullable=False),
+    Column("rows", BigInteger),
+    Column("checked", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("reason", Text),
+    Column("created_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    Column("content_key", Text),
+    UniqueConstraint("content_key"),
+)
+
+stock_import_part = Table(
+    "stock_import_part",
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("import_id", "number"),
+)
+
+stock_import_error = Table(
+    "stock_import_error",
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    PrimaryKeyConstraint("import_id", "line"),
+)
+
 reconciliation_run = Table(
     "reconciliation_run",
     metadata,
