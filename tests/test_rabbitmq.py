@@ -12,18 +12,25 @@ from pathlib import Path
 import aio_pika
 import psutil
 import pytest
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import ChannelFrame
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from private_server import free_port
 from services import RabbitMQ
+from stores import carry_out, migrated, stocked
 from test_doctor import doctor
 
 from adapters.rabbitmq import broker as adapter
+from adapters.rabbitmq import consumer
 from adapters.rabbitmq.broker import open_broker
+from adapters.rabbitmq.connection import backoff, conversation
+from core.delivery import Relay
 from core.errors import Conflict, Unavailable, ValidationFailed
-from core.events import DEAD_LETTERS, EVENTS_EXCHANGE, PRODUCT_EXCHANGE, PRODUCT_QUEUE
+from core.events import BINDINGS, DEAD_LETTERS, EVENTS_EXCHANGE, EXCHANGES, PRODUCT_EXCHANGE, PRODUCT_QUEUE
+from core.operations import Ship
+from entrypoints.consumer import check_broker
 from ports.broker import Broker, Delivery, Message, Receipt, Verdict
 
 pytestmark = pytest.mark.services
@@ -247,6 +254,16 @@ async def test_a_queue_without_a_leader_is_named(node: RabbitMQ, monkeypatch: py
         await broker.declare()
 
 
+async def test_what_is_missing_is_named_at_the_start(amqp_url: str) -> None:
+    """A process that does not prepare the broker itself names what is not there, and the command that makes it."""
+    async with open_broker(amqp_url) as broker:
+        with pytest.raises(Conflict, match="run `inventory migrate`") as refusal:
+            await check_broker(broker)
+        assert all(name in refusal.value.detail for name in (*EXCHANGES, *BINDINGS))
+        await broker.declare()
+        await check_broker(broker)
+
+
 # When it is away
 
 
@@ -376,6 +393,61 @@ async def test_an_alarm_is_named_and_nothing_overtakes(node: RabbitMQ) -> None:
     assert [*early[: len(arrived) - 1], last] == arrived
 
 
+async def test_an_alarm_is_told_to_who_publishes_nothing(node: RabbitMQ) -> None:
+    """A process that only looks how the broker is learns of an alarm within a second, and of its end."""
+    async with open_broker(node.url) as broker:
+        await broker.ping()
+        async with alarm(node):
+            for _ in range(3):
+                with within(1), pytest.raises(Unavailable, match="alarm"):
+                    await broker.ping()
+        await until_answered(broker)
+        await broker.declare()
+        assert [Receipt.CONFIRMED] == await broker.publish([product_event()])
+
+
+async def until_answered(broker: Broker) -> None:
+    """Return when the broker answers, which is soon."""
+    async with asyncio.timeout(5):
+        while True:
+            with suppress(Unavailable):
+                return await broker.ping()
+            await asyncio.sleep(0.05)
+
+
+async def test_a_user_who_may_not_write_everywhere_gets_an_answer_too(node: RabbitMQ) -> None:
+    """Rights that cover our own exchanges and queues are enough to look how the broker is."""
+    await asyncio.to_thread(node.ctl, "add_user", "modest", "modesty")
+    await asyncio.to_thread(node.ctl, "set_permissions", "modest", "", r"inventory\..*", ".*")
+    async with open_broker(node.url.replace("guest:guest", "modest:modesty")) as broker:
+        for _ in range(3):
+            await broker.ping()
+
+
+async def test_the_relay_waits_through_an_alarm(node: RabbitMQ, tmp_path: Path) -> None:
+    """What comes up meanwhile waits; nothing is taken for bad; it goes out in order, soon after the alarm is over."""
+    async with migrated(f"sqlite:///{tmp_path}/inventory.db") as store, open_broker(node.url) as broker:
+        await broker.declare()
+        relay = Relay(store, broker, owner="one", required_events=frozenset())
+        item = await stocked(store, 12)
+        async with broker.listen(EVENTS_EXCHANGE, "inventory.#") as tap:
+            async with alarm(node):
+                await relay.start()
+                await asyncio.sleep(1.5)
+                await carry_out(store, *[Ship(inventory_item_id=item.id, quantity=1) for _ in range(12)])
+                await asyncio.sleep(1.5)
+                rows = await store.pending(100)
+                assert (len(rows) > 12, await store.blocked(10)) == (True, [])
+            ids = [row.event_id for row in rows]
+            arrived: list[str] = []
+            async with asyncio.timeout(10):
+                while len(set(arrived)) < len(ids):
+                    arrived.append((await anext(tap)).id)
+        await relay.stop()
+
+    assert ids == list(dict.fromkeys(arrived))
+
+
 async def test_the_doctor_tells_of_an_alarm(node: RabbitMQ, tmp_path: Path) -> None:
     """RabbitMQ answers everything during an alarm, and takes no message."""
     async with alarm(node):
@@ -484,6 +556,93 @@ async def test_a_missing_queue_is_named_and_waited_for(amqp_url: str, caplog: py
             await until(lambda number=time_around: len(deliveries) == number)
             assert time_around == told()
             await channel.queue_delete(PRODUCT_QUEUE)
+
+
+FORGET = """
+[ra:process_command({'%2F_inventory.product-events', node()}, rabbit_fifo:make_checkout(
+    {proplists:get_value(consumer_tag, C), proplists:get_value(channel_pid, C)}, cancel, #{}
+)) || C <- rabbit_amqqueue:consumers_all(<<"/">>)].
+"""
+"""Has the queue forget its consumers, and tell nobody."""
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside another"])
+async def test_a_consumer_that_the_broker_has_forgotten(
+    node: RabbitMQ, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connection and channel are well, and nothing comes any more: that is noticed, and it consumes again."""
+    monkeypatch.setattr(consumer, "WATCH_SECONDS", 0.5)
+    deliveries: list[Delivery] = []
+
+    async def hold(_: object) -> None:
+        pass
+
+    async with (
+        open_broker(node.url) as broker,
+        await aio_pika.connect(node.url) as connection,
+        connection.channel() as channel,
+    ):
+        await broker.declare()
+        await purge(node.url)
+        async with broker.consume(PRODUCT_QUEUE, done(deliveries)):
+            await broker.publish([product_event()])
+            await until(lambda: deliveries)
+            await asyncio.to_thread(node.ctl, "eval", FORGET)
+            if not alone:  # this one takes a message and holds it, so that the queue has a consumer
+                await channel.set_qos(prefetch_count=1)
+                await (await channel.get_queue(PRODUCT_QUEUE)).consume(hold)
+            await broker.publish([product_event() for _ in range(10)])
+            await until(lambda: len(deliveries) >= 10)
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["messages wait", "nothing waits"])
+async def test_a_consumer_at_work_is_left_alone(
+    broker: Broker, shared_url: str, waiting: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose handlers take long while more waits, and one that has nothing to do, are not taken for forgotten."""
+    monkeypatch.setattr(consumer, "WATCH_SECONDS", 0.1)
+    await purge(shared_url)
+    free = asyncio.Event()
+
+    async def work(_: Delivery) -> Verdict:
+        await free.wait()
+        return Verdict.DONE
+
+    if waiting:
+        await broker.publish([product_event() for _ in range(10)])
+    async with broker.consume(PRODUCT_QUEUE, work, prefetch=2):
+        await asyncio.sleep(1.5)
+        free.set()
+
+    assert "forgotten" not in caplog.text
+    assert "gives out nothing" not in caplog.text
+
+
+async def test_being_asked_to_end_is_taken_for_nothing_else() -> None:
+    """Whoever is cancelled while a channel closes under him ends, though the library has its own error for that."""
+
+    async def talk() -> None:
+        async with conversation("What was said was not understood", seconds=5):
+            try:
+                await asyncio.sleep(5)
+            except asyncio.CancelledError as error:  # as aiormq does, see its TaskWrapper
+                raise ChannelNotFoundEntity("no queue") from error
+
+    talking = asyncio.create_task(talk())
+    await asyncio.sleep(0)
+    talking.cancel()
+    await asyncio.wait({talking})
+
+    assert talking.cancelled()
+
+
+def test_nobody_comes_back_in_step() -> None:
+    """Pauses grow to seconds, and no two are alike."""
+    pauses = [backoff(failures) for failures in (0, 1, 2, 3, 50) for _ in range(200)]
+
+    assert len(set(pauses)) > 900
+    assert 0.1 <= min(pauses)
+    assert 4 < max(pauses) <= 5
 
 
 DYING_CONSUMER = """

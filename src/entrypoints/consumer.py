@@ -68,7 +68,7 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
         for loop in loops:
             await loop.start()
 
-    topology = broker.declare if prepares else lambda: _check_broker(broker)
+    topology = broker.declare if prepares else lambda: check_broker(broker)
     async with AsyncExitStack() as ends:
         for loop in loops:
             ends.push_async_callback(process.in_time, loop.stop)
@@ -77,6 +77,12 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
         yield
 
 
-async def _check_broker(broker: Broker) -> None:
+async def check_broker(broker: Broker) -> None:
+    """Return if the broker has all exchanges and queues.
+
+    Raises:
+        Conflict: it lacks some; the detail names them and the remedy.
+        Unavailable: it is away.
+    """
     if missing := await broker.check():
         raise Conflict(f"The broker lacks {', '.join(missing)}; run `inventory migrate`.")

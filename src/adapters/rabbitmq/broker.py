@@ -28,6 +28,7 @@ from adapters.rabbitmq.connection import (
     ALARM,
     ANSWER_SECONDS,
     CLOSE_SECONDS,
+    GLANCE_SECONDS,
     Connection,
     Upkeep,
     backoff,
@@ -47,7 +48,6 @@ SHORT_TEXT_BYTES = 255
 TAP_LIMIT = 10_000
 WRITE_BYTES = 32_768
 HEARTBEAT_SECONDS = 10
-GLANCE_SECONDS = 0.05
 DECLARE_SECONDS = 20.0
 SETTLE_SECONDS = 2.5
 LEADER_SECONDS = 10.0
@@ -199,8 +199,7 @@ class RabbitBroker:
         """See the port. During an alarm the broker does not count as answering, for nothing can be published."""
         async with conversation("RabbitMQ does not answer", seconds=PING_SECONDS):
             connection = await self.publishing.connection()
-            async with connection.visit("RabbitMQ does not answer", seconds=PING_SECONDS):
-                pass
+            await connection.probe(seconds=PING_SECONDS)
 
 
 class _Inbox(asyncio.Queue[Message]):

@@ -32,6 +32,8 @@ ANSWER_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 BACKOFF_SECONDS = 0.2
 BACKOFF_SECONDS_MAX = 5.0
+GLANCE_SECONDS = 0.05
+NOBODYS_QUEUE = "inventory.nobody"
 
 ALARM = "RabbitMQ takes no messages until its memory or disk alarm is over; give it memory or disk space."
 
@@ -95,6 +97,29 @@ class Connection(aio_pika.Connection):
             raise Unavailable(ALARM)
         async with conversation(what, seconds=seconds), self.channel(publisher_confirms=False) as channel:
             yield channel
+
+    async def probe(self, *, seconds: float) -> None:
+        """Return when the broker has answered. It tells of an alarm only to who publishes, hence a message to nobody.
+
+        Raises:
+            Unavailable: there is an alarm, or no answer.
+        """
+        asking = asyncio.create_task(self._ask(seconds))
+        try:
+            while not asking.done() and not await self.blocked():
+                await asyncio.wait({asking}, timeout=GLANCE_SECONDS)
+            if await self.blocked():
+                raise Unavailable(ALARM)
+            await asking
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+
+    async def _ask(self, seconds: float) -> None:
+        async with self.visit("RabbitMQ does not answer", seconds=seconds) as channel:
+            # By the exchange that has every queue under its name. Where it is not ours to use the channel is closed for
+            # that, which is an answer too.
+            await channel.default_exchange.publish(aio_pika.Message(b""), NOBODYS_QUEUE, mandatory=False)
 
     async def publisher(self, *, seconds: float) -> Channel:
         """Return the channel to publish on. A retired one has ended before: its messages arrived by now or never will.
@@ -205,20 +230,21 @@ async def conversation(what: str, *, seconds: float) -> AsyncIterator[None]:
     """Bound a talk with the broker; if it fails, it fails as Unavailable with a sentence that begins with ``what``.
 
     When aiormq gives up a silent connection it ends those who wait with CancelledError, which is a cancellation of ours
-    only when our task has been asked to end; when the broker hangs up in the middle, with a bare Exception.
+    only when our task has been asked to end; when the broker hangs up in the middle, with a bare Exception. And where a
+    channel closes at the moment we are asked to end, it puts its own error in the place of our cancellation.
     """
     task = cast("asyncio.Task[Any]", asyncio.current_task())
     asked = task.cancelling()
     try:
         async with asyncio.timeout(seconds):
             yield
-    except asyncio.CancelledError as error:
+    except (Exception, asyncio.CancelledError) as error:
         if task.cancelling() > asked:
-            raise
-        raise Unavailable(f"{what}: the connection was lost.") from error
-    except TimeoutError as error:
-        raise Unavailable(f"{what}: no answer in {seconds:g} s.") from error
-    except Exception as error:
+            raise asyncio.CancelledError from error
+        if isinstance(error, asyncio.CancelledError):
+            raise Unavailable(f"{what}: the connection was lost.") from error
+        if isinstance(error, TimeoutError):
+            raise Unavailable(f"{what}: no answer in {seconds:g} s.") from error
         if not isinstance(error, CONNECTION_EXCEPTIONS) and type(error) is not Exception:
             raise
         raise Unavailable(f"{what}: {str(error).rstrip('.') or 'the connection was lost'}.") from error
