@@ -300,6 +300,28 @@ async def test_an_end_in_order_is_no_lapse(store: Store) -> None:
     assert (0, 2) == (claimed.lapses, claimed.attempts)
 
 
+async def test_no_try_outlasts_its_claim(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs is broken off, put on record, and tried again later; the others of its claim are settled."""
+
+    class Slow(Moody):
+        async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
+            if request.correlation_id == "evt-1":
+                return await asyncio.Future()
+            return await writer.submit(request, timeout=timeout)
+
+    monkeypatch.setattr("core.redelivery.TRY_SECONDS", 0.2)
+    async with at_work(store) as writer:
+        slow = Redelivery(store, Slow(store, ValueError()), unasked(store, POLICY), process="c1")
+        for number in (1, 2):
+            await parked(store, number=number, retry_seconds=-1.0)
+        async with asyncio.timeout(5):
+            assert await slow.turn() == 2
+
+    assert {"RESOLVED": 1, "WAITING": 1} == await store.letter_counts()
+    (waiting,) = await store.letters(LetterFilter(status="WAITING"), limit=9)
+    assert "outcome_unknown" == waiting.code
+
+
 async def test_a_failure_nobody_expected_is_kept_as_well(store: Store) -> None:
     """It does not keep the others from being settled."""
     moody = Redelivery(store, Moody(store, ValueError("bang")), unasked(store, POLICY), process="c1")

@@ -1,6 +1,9 @@
 """The Product Service in the API: new products are looked up before stock is kept of them; operators see how it is."""
 
+import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -121,3 +124,21 @@ async def test_an_operator_has_the_last_word_on_the_circuit(shop: Shop) -> None:
     assert not let_go.json()["data"]["calls"]["forced"]
     assert (await shop.create(KNOWN)).status_code == 201
     assert (await shop.client.put("/admin/product-service/circuit", json={"circuit": "open"})).status_code == 400
+
+
+async def test_who_held_the_circuit_is_on_record(shop: Shop, tmp_path: Path) -> None:
+    """Who, when, why and under which correlation id; what was refused leaves nothing."""
+    url, body = "/admin/product-service/circuit", {"circuit": "OPEN", "reason": "They asked for it"}
+    (await shop.client.put(url, json=body, headers={"x-correlation-id": "ticket-7"})).raise_for_status()
+    assert (await shop.client.put(url, json=body, headers={"idempotency-key": "k"})).status_code == 400
+    async with shop.api.client(OPERATOR) as operator:
+        assert (await operator.put(url, json=body)).status_code == 403
+    (await shop.client.put(url, json={"circuit": "AUTO"})).raise_for_status()
+
+    with closing(sqlite3.connect(tmp_path / "inventory.db")) as database:
+        told = "SELECT actor, action, subject, reason, correlation_id, details FROM audit ORDER BY id"
+        rows = [(*row, json.loads(details)["circuit"]) for *row, details in database.execute(told)]
+    assert rows == [
+        ("tester", "force_circuit", "product-service", "They asked for it", "ticket-7", "OPEN"),
+        ("tester", "force_circuit", "product-service", None, None, "AUTO"),
+    ]

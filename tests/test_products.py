@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from standin import ours, standing_in
 from stores import at_work, carry_out, dead_letters, migrated, only, stocked
 
 from adapters.memory import MemoryBroker, MemoryCatalog
-from core.consumption import ProductEvents
+from adapters.registry import connect
+from core.consumption import ProductEvents, apply, decode
 from core.errors import InventoryError, ProductNotFound, ProductServiceProtocolError, ProductServiceUnavailable
 from core.events import PRODUCT_EXCHANGE, ProductVariant
 from core.operations import CreateWarehouse, EventPolicy, Receive, Request
@@ -111,6 +114,19 @@ async def test_a_creation_without_variants_is_asked_for_them(house: House) -> No
 
     assert (items.keys(), house.catalog.asked) == (SKUS, ["variants prod_1"])
     assert items["MUG-RED", "wh_1"].name == "Mug, red"
+
+
+async def test_what_is_asked_for_an_event_carries_its_correlation_id(house: House) -> None:
+    """From the queue and from the dead letters alike, and nothing of it is left for what comes after."""
+    told = msgspec.json.decode(event("Created").body) | {"metadata": {"correlationId": "order-9"}}
+    message = msgspec.structs.replace(event("Created"), body=msgspec.json.encode(told))
+    async with standing_in() as (service, url), connect("catalog", url, token=ours) as catalog:
+        products = Products(catalog, house.store, policy="lenient", making=MAKING)
+        await apply(house.writer, message, decode(message), products)
+        with suppress(ProductNotFound):
+            await catalog.product("prod_8")
+
+    assert [asked.correlation_id for asked in service.asked] == ["order-9", None]
 
 
 async def test_a_product_without_variants_is_its_own(house: House) -> None:

@@ -26,7 +26,7 @@ from core.errors import (
     ProductServiceUnavailable,
     ValidationFailed,
 )
-from core.events import ProductVariant
+from core.events import CORRELATION_ID, ProductVariant
 from core.fields import Text, Word
 from ports.catalog import CatalogProduct, Condition, ProductCatalog
 
@@ -307,6 +307,6 @@ def _reason(error: Exception) -> str:
 
 
 def _correlation() -> dict[str, str]:
-    """Return the id of what this is done for, as it stands in the log."""
-    id: Any = structlog.contextvars.get_contextvars().get("correlation_id", "")
+    """Return the id of what this is done for: the event's that is being applied, else as it stands in the log."""
+    id: Any = CORRELATION_ID.get() or structlog.contextvars.get_contextvars().get("correlation_id", "")
     return {"x-correlation-id": id} if isinstance(id, str) and _CORRELATION_ID.fullmatch(id) else {}

@@ -25,7 +25,7 @@ from core.errors import (
     UnsupportedVersion,
     ValidationFailed,
 )
-from core.events import DEAD_LETTERS, PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent
+from core.events import DEAD_LETTERS, PRODUCT_KEYS, PRODUCT_QUEUE, ProductEvent, on_behalf_of
 from core.fields import Word
 from core.letters import BODY_BYTES_MAX, LATER, CrashLoop, GivenUp, field, fingerprint_of, letter_of, pause, readable
 from core.operations import EventOutcome, Request
@@ -252,10 +252,13 @@ async def apply(writer: Writer, message: Message, event: ProductEvent, products:
     Raises:
         InventoryError: it was refused, or nothing was done; see ``Products.operation`` and ``Writer.submit``.
     """
+    correlation_id = _correlation_id(message, event)
+    with on_behalf_of(correlation_id):
+        operation = await products.operation(event)
     request = Request(
-        operations=(await products.operation(event),),
+        operations=(operation,),
         actor=ACTOR,
-        correlation_id=_correlation_id(message, event),
+        correlation_id=correlation_id,
         size=len(message.body),
     )
     (outcome,) = await writer.submit(request)

@@ -4,6 +4,9 @@ Additive to the specification: ``metadata.sequence`` (rises by one per event of 
 ``metadata.causationId`` (the ledger row behind the event).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -22,6 +25,19 @@ BINDINGS = {PRODUCT_QUEUE: (PRODUCT_EXCHANGE, PRODUCT_KEYS), DEAD_LETTERS: (DEAD
 """Every queue of rule R20: the exchange it is bound to, and the patterns."""
 SOURCE = "inventory-service"
 EVENT_VERSION = "1.0.0"
+
+CORRELATION_ID: ContextVar[str] = ContextVar("correlation_id", default="")
+"""The correlation id of the event that is being applied, for calls that are made for its sake; else empty."""
+
+
+@contextmanager
+def on_behalf_of(correlation_id: str) -> Iterator[None]:
+    """Have calls to others that the block makes carry this correlation id."""
+    before = CORRELATION_ID.set(correlation_id)
+    try:
+        yield
+    finally:
+        CORRELATION_ID.reset(before)
 
 
 class Payload(Struct, frozen=True, rename="camel", kw_only=True):

@@ -16,12 +16,16 @@ from core.errors import InventoryError, OutcomeUnknown, Unavailable
 from core.ids import new_id
 from core.letters import LATER, CrashLoop, letter_of, pause
 from core.loop import Loops, forever
+from core.operations import EventOutcome
 from core.products import Products
 from core.writer import Writer
+from ports.broker import Message
 from ports.dead_letters import Claimed, Settlement
 from ports.store import Store
 
 CLAIM_SECONDS = 60.0
+TRY_SECONDS = 30.0
+"""How long one try may take. Longer, and the claim would lapse, as if the letter had ended this process."""
 LAPSES_MAX = 3
 _LETTERS = 512
 _BYTES = 16 * 1024 * 1024
@@ -94,8 +98,7 @@ class Redelivery:
         try:
             if claimed.lapses >= LAPSES_MAX:
                 raise CrashLoop(f"It was in hand {claimed.lapses} times and nobody told what became of it.")
-            message = claimed.message
-            outcome = await apply(self._writer, message, decode(message), self._products)
+            outcome = await self._applied(claimed.message)
         except LATER as error:
             # Its eventId makes another try harmless, also after a commit that was lost sight of.
             return self._failed(claimed, error, retry_seconds=pause(claimed.attempts))
@@ -105,6 +108,13 @@ class Redelivery:
             _log.exception("Dead letter %s failed unexpectedly", claimed.id)
             return self._failed(claimed, InventoryError("Something unexpected happened; the log has it."))
         return Settlement(claimed=claimed, outcome=outcome.verdict, detail=outcome.reason or "")
+
+    async def _applied(self, message: Message) -> EventOutcome:
+        try:
+            async with asyncio.timeout(TRY_SECONDS):
+                return await apply(self._writer, message, decode(message), self._products)
+        except TimeoutError:
+            raise OutcomeUnknown(f"It was not done within {TRY_SECONDS:g} s, and may be yet.") from None
 
     def _failed(self, claimed: Claimed, error: InventoryError, *, retry_seconds: float | None = None) -> Settlement:
         letter = letter_of(

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from core.acts import Act
+
 
 class ReceivedEvent(Struct, frozen=True, rename="camel", kw_only=True):
     """A product event that was dealt with: APPLIED, or SKIPPED for a ``reason``."""
@@ -54,6 +56,10 @@ class ProductRecords(Protocol):
 
     async def postpone_check(self, product_id: str) -> None:
         """Record that a check came to nothing: it is still owed, after all others."""
+        ...
+
+    async def record_act(self, act: Act, action: str, subject: str, **details: object) -> None:
+        """Put on record an operator's act that changes nothing else in the store (table ``audit``)."""
         ...
 
     async def product_checks(self, *, limit: int) -> list[ProductCheck]:

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from sqlalchemy import delete, or_, select, update
 
-from adapters.sql import tables
+from adapters.sql import acts, tables
 from adapters.sql.database import Database, upsert
+from core.acts import Act
 from ports.product_records import ProductCheck, ReceivedEvent
 
 
@@ -58,6 +59,13 @@ class SqlProductRecords:
         async with self.database.writing() as connection:
             now, transaction_id = await self.database.clock(connection)
             await connection.execute(update(table).where(table.c.product_id == product_id).values(checked_at=now))
+            await self.database.commit(connection, transaction_id)
+
+    async def record_act(self, act: Act, action: str, subject: str, **details: object) -> None:
+        """A row of its own."""
+        async with self.database.writing() as connection:
+            now, transaction_id = await self.database.clock(connection)
+            await acts.record(connection, now, act, action, subject, **details)
             await self.database.commit(connection, transaction_id)
 
     async def product_checks(self, *, limit: int) -> list[ProductCheck]:

@@ -164,7 +164,10 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "payload": {"productId": _PRODUCT, "sku": "WIDGET-2", "name": "Widget, model 2"},
         },
     },
-    "forceCircuit": {"ask no more": {"circuit": "OPEN"}, "let it decide": {"circuit": "AUTO"}},
+    "forceCircuit": {
+        "ask no more": {"circuit": "OPEN", "reason": "They are restoring"},
+        "let it decide": {"circuit": "AUTO"},
+    },
 }
 
 _REFUSALS: tuple[InventoryError, ...] = (

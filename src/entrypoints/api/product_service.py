@@ -1,15 +1,19 @@
 """The Product Service as operators see it: how it is, how calls to it fare, and the circuit's manual override."""
 
-from typing import Literal
+import os
+import socket
+from typing import Any, Literal
 
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import get, put
+from litestar import Request, get, put
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
 
 from core.catalog_watch import CatalogHealth, CatalogWatch
+from core.fields import Text
 from entrypoints.api.bodies import Strict
+from entrypoints.api.dead_letters import act
 from entrypoints.api.parameters import Limit
 from entrypoints.api.replies import Reply, answers, ok, page
 from ports.catalog import ProductCatalog
@@ -20,9 +24,10 @@ _ANSWER = answers(CatalogHealth, name="ProductServiceSuccess")
 
 
 class CircuitBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the circuit shall stand: refuse every call, let every call through, or decide by itself."""
+    """How the circuit shall stand: refuse every call, let every call through, or decide by itself; and why."""
 
     circuit: Literal["OPEN", "CLOSED", "AUTO"]
+    reason: Text | None = None
 
 
 class ProductServicePlugin(InitPlugin):
@@ -53,8 +58,19 @@ async def list_checks(store: FromDishka[Store], limit: Limit = 50) -> Reply:
 
 @put("/circuit", operation_id="forceCircuit", responses=_ANSWER)
 async def force(
-    data: Strict[CircuitBody], watch: FromDishka[CatalogWatch], catalog: FromDishka[ProductCatalog]
+    request: Request[Any, Any, Any],
+    data: Strict[CircuitBody],
+    watch: FromDishka[CatalogWatch],
+    catalog: FromDishka[ProductCatalog],
+    store: FromDishka[Store],
 ) -> Reply:
-    """Hold the circuit of this process open or closed, whatever happens, until it is let go with `AUTO`."""
+    """Hold the circuit of this process open or closed, whatever happens, until it is let go with `AUTO`.
+
+    Who did so and why is kept on record; while it cannot be, nothing is done.
+    """
+    process = f"{socket.gethostname()}-{os.getpid()}"
+    await store.record_act(
+        act(request, data.reason), "force_circuit", "product-service", circuit=data.circuit, process=process
+    )
     catalog.force(None if data.circuit == "AUTO" else data.circuit)
     return ok(watch.health)
