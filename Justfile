@@ -31,7 +31,7 @@ format:
 unit *arguments:
     {{ tools }} pytest {{ parallel }} -m "not services" "$@"
 
-# find PostgreSQL, RabbitMQ and Redis, or install them; not in pytest, where the clock of the first test would run
+# find PostgreSQL, RabbitMQ, Redis and Chromium, or install them; not in pytest, where the clock of the first test would run
 services:
     {{ tools }} python tests/services.py
 

