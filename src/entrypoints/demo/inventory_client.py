@@ -24,6 +24,7 @@ TRIES = 3
 HOLD_SECONDS = 120
 """For how long units wait for the confirmation that follows at once."""
 AT_ONCE = 16
+_PAUSES: Any = {"attempts": TRIES, "wait_initial": 0.05, "wait_jitter": 0.1, "wait_max": 0.5}
 T = TypeVar("T")
 
 
@@ -121,7 +122,7 @@ class InventoryClient:
         words["headers"] = words.get("headers", {}) | {"authorization": f"Bearer {self._token(role)}"}
         try:
             async with asyncio.timeout(seconds), self._turns:
-                async for attempt in stamina.retry_context(on=Unavailable, attempts=TRIES, wait_initial=0.05):
+                async for attempt in stamina.retry_context(on=Unavailable, **_PAUSES):
                     with attempt:
                         return await self._try(method, self.url + path, words)
         except TimeoutError:
