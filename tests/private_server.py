@@ -84,6 +84,11 @@ class Server(ABC):
         """The process id of the running server."""
         return self._processes[-1].pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended, by itself or by us."""
+        return bool(self._processes) and all(process.poll() is None for process in self._processes)
+
     def start(self) -> None:
         """Start it and return when it answers.
 

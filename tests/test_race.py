@@ -36,9 +36,9 @@ class Shop:
             return answer.json()["data"]
 
     def load(self, name: str, calls: list[Call], *, turned: int = 0) -> dict[str, Answer]:
-        """Have four client processes make the calls on 100 connections each; ``turned`` changes who serves which."""
+        """Have two client processes make the calls on 200 connections each; ``turned`` changes who serves which."""
         urls = self.fleet.urls[turned:] + self.fleet.urls[:turned]
-        with Clients(calls, urls=urls, folder=self._folder / name) as clients:
+        with Clients(calls, urls=urls, folder=self._folder / name, processes=2, connections=200) as clients:
             clients.go()
             return clients.finish(seconds=SECONDS)
 
