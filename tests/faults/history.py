@@ -1,4 +1,4 @@
-"""What was asked for, what was promised and what came of it: a log that survives, and the count of Jepsen's total queue.
+"""What was asked for, what was promised and what came of it: a log that survives, and the count of a total queue.
 
 Every line is on the disk before the next step is taken, so that what a client knew is known whatever dies afterwards.
 """

@@ -1,8 +1,7 @@
 """What can befall the processes, the servers and the ways between them: one fault after another, and some at once.
 
 A seed settles which come, in which order, how long each lasts, and whom they strike. Every fault heals by itself.
-Bytes are not corrupted here: nothing below TLS tells a wrong quantity from a right one (``test_faults.py`` does it where
-it must be noticed).
+Bytes are not corrupted here: without TLS nothing tells a wrong quantity from a right one.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""A way to a server that goes bad when it is told to: slow, shut, silent, reset, half open, in slices, or cut on a frame.
+"""A way to a server that goes bad on command: slow, shut, silent, reset, half open, in slices, or cut on a frame.
 
-Clients are given its port instead of the server's. What is told to it holds for the connections there are and for new
+Clients are given its URL instead of the server's. What is told to it holds for the connections there are and for new
 ones, until it is told something else; a cut happens once.
 """
 
@@ -48,9 +48,10 @@ class Link(NamedTuple):
 
 
 class Proxy:
-    """Forwards connections to a port of this machine.
+    """Forwards connections to the server of a URL, which is on this machine.
 
     Attributes:
+        url: the server's, as seen through here.
         latency: how long everything is held up on each way (seconds), plus up to half of that by chance.
         slice_bytes: into how small pieces what passes is cut; 0 for as it comes.
         passable: whether new connections are let in.
@@ -58,8 +59,8 @@ class Proxy:
         flip: the bytes of which the next occurrence has a bit flipped in its last byte; None once it is done.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
         self._links: set[Link] = set()
         self._open = asyncio.Event()
         self._open.set()
@@ -72,7 +73,9 @@ class Proxy:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        port = self._server.sockets[0].getsockname()[1]
+        user = self._target.netloc.rpartition("@")[0]
+        self.url: str = self._target._replace(netloc=f"{user}@{LOOPBACK}:{port}").geturl()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -85,12 +88,6 @@ class Proxy:
     def connections(self) -> int:
         """How many go through it."""
         return len(self._links)
-
-    def way(self, url: str) -> str:
-        """The URL of the server as seen through here."""
-        parts = urlsplit(url)
-        user = parts.netloc.rpartition("@")[0]
-        return parts._replace(netloc=f"{user}@{LOOPBACK}:{self.port}").geturl()
 
     def heal(self) -> None:
         """Be a good way again; what was held back goes on its way."""
@@ -121,7 +118,7 @@ class Proxy:
             _break(to_client)
             return
         with suppress(OSError):
-            from_server, to_server = await asyncio.open_connection(LOOPBACK, self._target)
+            from_server, to_server = await asyncio.open_connection(LOOPBACK, self._target.port)
             link = Link(to_client, to_server)
             self._links.add(link)
             try:
