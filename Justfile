@@ -50,3 +50,7 @@ simulate *arguments:
 # measure the service beside its limits (`--list`, `--only NAME`, `--quick`; see bench/README.md)
 bench *arguments:
     {{ tools }} python bench/run.py "$@"
+
+# two minutes in which something always goes wrong, on real servers (`--seed N`, `--minutes M`); then it must add up
+chaos *arguments: services
+    {{ tools }} python tests/faults/chaos.py "$@"

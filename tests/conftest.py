@@ -13,6 +13,7 @@ pytest_plugins = ["secrecy"]
 SERVERS = {"postgres", "rabbitmq", "redis"}
 LONGEST = (
     "test_simulation",
+    "test_chaos",
     "test_broker_away",
     "test_schemathesis",
     "test_store_properties",

@@ -70,7 +70,8 @@ async def run(seed: int, *, seconds: float) -> Report:
         subscriber = Subscriber(broker, history)
         await subscriber.declare()
         await asyncio.sleep(2)  # queues as young as this may not survive a crash (D16)
-        processes = [await _process(stack, name, store, broker) for name in ("api",) * 3 + ("consumer",) * 2]
+        kinds = ("api", "api", "api", "consumer", "consumer")
+        processes = await asyncio.gather(*(_process(stack, kind, store, broker) for kind in kinds))
         items = await asyncio.to_thread(_stocked, processes[0].service)
         customers = Customers([process.service.url for process in processes[:3]], items, history, dice)
         products = ProductService(broker, history, dice)
@@ -87,6 +88,7 @@ async def run(seed: int, *, seconds: float) -> Report:
         report.wrong += wrong
         report.wrong += _reconciled(store)
         report.wrong += [f"{process.name} ended by itself" for process in processes if not process.service.running]
+        await asyncio.gather(*(asyncio.to_thread(process.service.stop) for process in processes))
         report.errors = _errors([process.service for process in processes])
     report.seconds = time.monotonic() - started
     return report
@@ -96,7 +98,9 @@ async def _process(stack: AsyncExitStack, command: str, store: str, broker: str)
     ways = [await stack.enter_async_context(Proxy(url)) for url in (store, broker)]
     settings = {"default_warehouses": "wh_1,wh_2", "reconcile_minutes": 0, "cache": "none:"}
     service = Service(command, store=ways[0].url, broker=ways[1].url, **settings)
-    await asyncio.to_thread(stack.enter_context, service)
+    # In threads: this one has to keep the ways open.
+    stack.push_async_exit(lambda *error: asyncio.to_thread(service.__exit__, *error))
+    await asyncio.to_thread(service.__enter__)
     return Process(f"{command} {service.port}", service, *ways)
 
 

@@ -138,7 +138,8 @@ class Proxy:
                 await self._open.wait()
                 if self._cut(data, link, direction):
                     return
-                await self._write(end, self._flipped(data, direction))
+                with suppress(OSError):  # where the end has gone it goes into the void
+                    await self._write(end, self._flipped(data, direction))
         if not end.is_closing() and not (direction == "down" and link.server.is_closing()):
             end.close()
 

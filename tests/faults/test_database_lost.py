@@ -6,12 +6,12 @@ Rule R5: a COMMIT whose answer is lost is settled by asking the server, and wher
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, suppress
-from urllib.parse import urlsplit
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
 from audit import books
+from proxy import COMMIT, COMMITTED, Cut, Proxy
 from services import Postgres
 from stores import at_work, empty, key, migrated, only, request, stocked, submit
 
@@ -24,82 +24,14 @@ from core.writer import Writer
 pytestmark = pytest.mark.services
 
 
-class Cutter:
-    """A way to PostgreSQL that breaks, when it is told to, at the next COMMIT a client sends.
-
-    ``before``: the server never gets that COMMIT. ``after``: it does, but its answer does not come through. ``held``:
-    it does not get it, nor does it learn that the client was cut off.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self._open: set[asyncio.StreamWriter] = set()
-        self.next_cut: str | None = None
-        self.cut = asyncio.Event()
-        self.passable = True
-        """Whether new connections get through."""
-
-    async def __aenter__(self) -> "Cutter":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = self._target._replace(netloc=f"postgres@127.0.0.1:{port}").geturl()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._open:
-            writer.close()
-        await asyncio.sleep(0.05)
-
-    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        if not self.passable:
-            to_client.close()
-            return
-        with suppress(OSError):
-            from_server, to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
-            self._open |= {to_client, to_server}
-            swallow = asyncio.Event()
-            await asyncio.gather(
-                self._forward(from_client, to_server, to_client, swallow),
-                self._backward(from_server, to_client, to_server, swallow),
-            )
-        to_client.close()
-
-    async def _forward(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        back: asyncio.StreamWriter,
-        swallow: asyncio.Event,
-    ) -> None:
-        while data := await reader.read(65536):
-            if self.next_cut and b"COMMIT;" in data:
-                how, self.next_cut = self.next_cut, None
-                if how != "after":
-                    self._break(back, *[writer] * (how == "before"))
-                    return
-                swallow.set()
-            writer.write(data)
-        writer.close()
-
-    async def _backward(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        back: asyncio.StreamWriter,
-        swallow: asyncio.Event,
-    ) -> None:
-        while data := await reader.read(65536):
-            if swallow.is_set():
-                self._break(writer, back)
-                return
-            writer.write(data)
-        writer.close()
-
-    def _break(self, *ends: asyncio.StreamWriter) -> None:
-        self.cut.set()
-        for end in ends:
-            end.transport.abort()
+AT_COMMIT = {
+    "before": Cut("up", COMMIT),
+    "after": Cut("down", COMMITTED),
+    "held": Cut("up", COMMIT, half=True),
+}
+"""Where the way is cut: the server never gets the COMMIT; it does, but its answer does not come through; it neither
+gets it nor learns that the client was cut off.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +64,16 @@ async def item(url: str) -> Item:
 
 
 @pytest.fixture
-async def cutter(url: str) -> AsyncIterator[Cutter]:
+async def way(url: str) -> AsyncIterator[Proxy]:
     """The way to the store that can be cut."""
-    async with Cutter(url) as cutter:
-        yield cutter
+    async with Proxy(url) as way:
+        yield way
 
 
 @pytest.fixture
-async def writer(cutter: Cutter) -> AsyncIterator[Writer]:
+async def writer(way: Proxy) -> AsyncIterator[Writer]:
     """A writer that goes that way."""
-    async with connect("store", cutter.url) as store, at_work(store) as writer:
+    async with connect("store", way.url) as store, at_work(store) as writer:
         yield writer
 
 
@@ -150,15 +82,15 @@ async def writer(cutter: Cutter) -> AsyncIterator[Writer]:
 
 @pytest.mark.parametrize("cut", ["before", "after"])
 async def test_a_commit_whose_answer_is_lost_is_done_once(
-    cut: str, url: str, item: Item, cutter: Cutter, writer: Writer
+    cut: str, url: str, item: Item, way: Proxy, writer: Writer
 ) -> None:
     """Cut before the server has the COMMIT: done again. Cut after it: found done. Either way a plain success."""
     receives = [Receive(inventory_item_id=item.id, quantity=number) for number in (1, 10)]
-    cutter.next_cut = cut
+    way.next_cut = AT_COMMIT[cut]
 
     first, second = await submit(writer, *receives)
 
-    assert cutter.cut.is_set()
+    assert way.was_cut.is_set()
     assert isinstance(first, StockChange)
     assert isinstance(second, StockChange)
     assert await on_hand(url, item) == second.item.on_hand == 11
@@ -167,13 +99,13 @@ async def test_a_commit_whose_answer_is_lost_is_done_once(
     ]
 
 
-async def test_a_commit_without_ledger_rows_is_done_once(url: str, cutter: Cutter, writer: Writer) -> None:
+async def test_a_commit_without_ledger_rows_is_done_once(url: str, way: Proxy, writer: Writer) -> None:
     """A batch that moves no stock has no witness: cut after the COMMIT it is unknown, and the same key settles it."""
     before, after = CreateWarehouse(name="Cut before"), CreateWarehouse(name="Cut after")
-    cutter.next_cut = "before"
+    way.next_cut = AT_COMMIT["before"]
     made = [only(await submit(writer, before, key=key("before")))]
 
-    cutter.next_cut = "after"
+    way.next_cut = AT_COMMIT["after"]
     with pytest.raises(OutcomeUnknown, match="same Idempotency-Key"):
         await submit(writer, after, key=key("after"))
     made.append(only(await submit(writer, after, key=key("after"))))
@@ -182,17 +114,17 @@ async def test_a_commit_without_ledger_rows_is_done_once(url: str, cutter: Cutte
         assert sorted(await store.warehouses(), key=lambda warehouse: warehouse.id) == made
 
 
-async def test_what_nobody_can_tell_is_outcome_unknown(url: str, item: Item, cutter: Cutter, writer: Writer) -> None:
+async def test_what_nobody_can_tell_is_outcome_unknown(url: str, item: Item, way: Proxy, writer: Writer) -> None:
     """The way stays cut: the answer is OutcomeUnknown, and the same key asked again later settles it, once."""
     receive = Receive(inventory_item_id=item.id, quantity=1)
     await submit(writer, receive)
-    cutter.next_cut, cutter.passable = "after", False
+    way.next_cut, way.passable = AT_COMMIT["after"], False
 
     with pytest.raises(OutcomeUnknown, match="same Idempotency-Key"):
         await submit(writer, receive, key=key("k"))
     assert await on_hand(url, item) == 2
 
-    cutter.passable = True
+    way.passable = True
     again = only(await submit(writer, receive, key=key("k")))
     assert isinstance(again, StockChange)
     assert again.item.on_hand == 2
@@ -289,14 +221,14 @@ async def test_a_kill_under_load_loses_and_doubles_nothing(url: str, item: Item,
 
 
 async def test_a_transaction_id_that_is_used_again_deceives_nobody(
-    url: str, item: Item, server: Postgres, cutter: Cutter, writer: Writer
+    url: str, item: Item, server: Postgres, way: Proxy, writer: Writer
 ) -> None:
     """A transaction that a killed server had not written down: another gets its id, and "committed" is said of that."""
     await execute(url, "ALTER SYSTEM SET wal_writer_delay = '10s'", "SELECT pg_reload_conf()")
     await submit(writer, Receive(inventory_item_id=item.id, quantity=1))
-    cutter.next_cut, cutter.passable = "held", False
+    way.next_cut, way.passable = AT_COMMIT["held"], False
     asking = asyncio.create_task(submit(writer, Receive(inventory_item_id=item.id, quantity=10)))
-    await cutter.cut.wait()
+    await way.was_cut.wait()
     admin = await asyncpg.connect(url)
     idle = "SELECT backend_xid::text FROM pg_stat_activity WHERE state = 'idle in transaction'"
     ours = await admin.fetchval(idle)
@@ -307,7 +239,7 @@ async def test_a_transaction_id_that_is_used_again_deceives_nobody(
     others = [await admin.fetchval(threshold) for _ in range(5)]
     await admin.close()
 
-    cutter.passable = True
+    way.passable = True
     change = only(await asking)
 
     assert ours in others
