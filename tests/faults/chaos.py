@@ -7,6 +7,7 @@ twice, every event has arrived in its product's order, and whoever asked again w
 import argparse
 import asyncio
 import json
+import logging
 import random
 import subprocess
 import sys
@@ -76,17 +77,18 @@ async def run(seed: int, *, seconds: float) -> Report:
         customers = Customers([process.service.url for process in processes[:3]], items, history, dice)
         products = ProductService(broker, history, dice)
         nemesis = Nemesis(World(processes, postgres, rabbitmq), dice)
-        await _live(customers, products, subscriber, nemesis, seconds)
-        report.seconds, report.strikes, report.troubles = seconds, sorted(nemesis.strikes), customers.troubles
-        drained = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            listening = tasks.create_task(subscriber.listen())
+            drained = asyncio.Event()
+            tasks.create_task(subscriber.listen(drained))
+            await _live(customers, products, nemesis, seconds)
+            healed = time.monotonic()
             report.wrong += await _drain(store, history, subscriber)
-            listening.cancel()
-        report.drained = time.monotonic() - drained
+            drained.set()
+        report.strikes, report.troubles = sorted(nemesis.strikes), customers.troubles
+        report.drained = time.monotonic() - healed
         report.tallies, wrong = await judge(store, customers, products, history)
         report.wrong += wrong
-        report.wrong += _reconciled(store)
+        report.wrong += await asyncio.to_thread(_reconciled, store)
         report.wrong += [f"{process.name} ended by itself" for process in processes if not process.service.running]
         await asyncio.gather(*(asyncio.to_thread(process.service.stop) for process in processes))
         report.errors = _errors([process.service for process in processes])
@@ -117,18 +119,14 @@ def _stocked(api: Service) -> list[str]:
     return items
 
 
-async def _live(
-    customers: Customers, products: ProductService, subscriber: Subscriber, nemesis: Nemesis, seconds: float
-) -> None:
+async def _live(customers: Customers, products: ProductService, nemesis: Nemesis, seconds: float) -> None:
     over = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        listening = tasks.create_task(subscriber.listen())
         working = [tasks.create_task(customers.shop(over)), tasks.create_task(products.tell(over))]
         await nemesis.rage(seconds)
         over.set()
         async with asyncio.timeout(DRAIN_SECONDS):
             await asyncio.gather(*working)
-        listening.cancel()
 
 
 async def _drain(store: str, history: History, subscriber: Subscriber) -> list[str]:
@@ -172,6 +170,7 @@ if __name__ == "__main__":
     arguments.add_argument("--seed", type=int, default=random.randrange(2**32))
     arguments.add_argument("--minutes", type=float, default=2.0)
     given = arguments.parse_args()
+    logging.disable()  # the clients of this process are told of every fault, too
     print(f"seed {given.seed}", flush=True)
     report = asyncio.run(run(given.seed, seconds=given.minutes * 60))
     print(report)

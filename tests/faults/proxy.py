@@ -32,12 +32,14 @@ DELIVER = b"\x00\x3c\x00\x3c"
 class Cut(NamedTuple):
     """At these bytes the connection breaks; they and what follows do not get through.
 
-    ``half`` breaks the client's end only: the server does not learn of it.
+    ``half`` breaks the client's end only: the server does not learn of it. ``hold`` breaks nothing: from these bytes
+    on the way is a black hole.
     """
 
     direction: Direction
     at: bytes
     half: bool = False
+    hold: bool = False
 
 
 class Link(NamedTuple):
@@ -138,6 +140,7 @@ class Proxy:
                 await self._open.wait()
                 if self._cut(data, link, direction):
                     return
+                await self._open.wait()
                 with suppress(OSError):  # where the end has gone it goes into the void
                     await self._write(end, self._flipped(data, direction))
         if not end.is_closing() and not (direction == "down" and link.server.is_closing()):
@@ -155,6 +158,9 @@ class Proxy:
             return False
         self.next_cut = None
         self.was_cut.set()
+        if cut.hold:
+            self.black_hole()
+            return False
         _break(link.client, *[link.server] * (not cut.half))
         return True
 

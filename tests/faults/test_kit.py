@@ -116,6 +116,16 @@ async def test_a_cut_happens_once_and_at_its_place(way: Proxy, half: bool) -> No
         assert await talk.say(b"COMMIT") == b"COMMIT"
 
 
+async def test_what_is_held_waits_at_its_place(way: Proxy) -> None:
+    """Nothing breaks; after a heal what was held goes on, and after a reset it never arrives."""
+    way.next_cut = Cut("up", b"COMMIT", hold=True)
+    async with Talk(way) as talk:
+        assert await talk.say(b"COMMIT", seconds=0.3) is None
+        assert way.was_cut.is_set()
+        way.heal()
+        assert await talk.reader.readexactly(6) == b"COMMIT"
+
+
 async def test_a_bit_is_flipped_once(way: Proxy) -> None:
     """The last byte of the place, on the way that was named."""
     way.flip = ("down", b"b")

@@ -190,24 +190,20 @@ class Subscriber:
             tap = await channel.declare_queue(TAP, durable=True)
             await tap.bind(EVENTS_EXCHANGE, "#")
 
-    async def listen(self) -> None:
-        """Listen until cancelled, whatever happens to the broker."""
-        while True:
-            try:
-                async with asyncio.timeout(600), await aio_pika.connect(self._url, timeout=5) as connection:
-                    await self._take(await connection.channel())
-            except asyncio.CancelledError:
-                # A connection that is lost cancels who waits for it instead of telling him.
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-            except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError):
-                pass
-            await asyncio.sleep(0.3)
+    async def listen(self, over: asyncio.Event) -> None:
+        """Listen until it is over, whatever happens to the broker."""
+        # A connection that is lost cancels who waits for it, and one that is being made swallows a cancellation.
+        lost = (asyncio.CancelledError, OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError)
+        while not _ended(over):
+            with suppress(*lost):
+                async with await aio_pika.connect(self._url, timeout=5) as connection:
+                    await self._take(await connection.channel(), over)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.3)
 
-    async def _take(self, channel: aio_pika.abc.AbstractChannel) -> None:
+    async def _take(self, channel: aio_pika.abc.AbstractChannel, over: asyncio.Event) -> None:
         tap = await channel.get_queue(TAP, ensure=False)
-        while True:
+        while not _ended(over):
             message = await tap.get(fail=False, timeout=10)
             if message is None:
                 await asyncio.sleep(0.05)
@@ -217,3 +213,8 @@ class Subscriber:
             self._history.write(Entry(EVENTS, "received", id, body["payload"]["productId"], sequence))
             self.seen.add(id)
             await message.ack()
+
+
+def _ended(over: asyncio.Event) -> bool:
+    task = asyncio.current_task()
+    return over.is_set() or task is None or task.cancelling() > 0
