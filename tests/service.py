@@ -46,7 +46,7 @@ class Service(Server):
     """One ``inventory`` process, with its workers where there are several; the port stays over restarts.
 
     Args:
-        command: ``serve``, ``api`` or ``consumer``.
+        command: ``serve``, ``api``, ``consumer`` or ``reconciler``.
         settings: by name, such as ``workers=4``.
     """
 
@@ -59,7 +59,8 @@ class Service(Server):
         super().__init__()
         self._command = command
         self._workers = settings.get("workers", 1)
-        if command != "consumer":
+        self._serves = command in ("serve", "api")
+        if self._serves:
             settings["port"] = self.port
         self.store = store
         self._settings = {"store": store, "broker": broker, **settings}
@@ -74,6 +75,20 @@ class Service(Server):
     def pids(self) -> set[int]:
         """The process ids of it and of its workers."""
         return {self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))}
+
+    def end(self, *, seconds: float) -> int:
+        """Tell it to stop and return its exit code; all of its processes must have ended by then.
+
+        Raises:
+            TimeoutExpired: it has not ended in so many seconds.
+        """
+        (process,) = self._processes
+        family = [psutil.Process(pid) for pid in self.pids()]
+        process.terminate()
+        code: int = process.wait(seconds)
+        assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+        self._processes.clear()
+        return code
 
     def logged(self) -> str:
         """All it has logged, over all its lives."""
@@ -103,7 +118,7 @@ class Service(Server):
         """Whether every process has said that it is ready, and, with HTTP, that requests can be answered."""
         if self.log.read_bytes()[self._log_start :].count(b'"event": "ready"') < self._workers:
             return False
-        if self._command == "consumer":
+        if not self._serves:
             return True
         try:
             return httpx2.get(f"{self.url}/health/ready", trust_env=False).status_code == 200

@@ -81,6 +81,9 @@ class Config(Struct, frozen=True, kw_only=True):
     host: Annotated[str, _text("The address to serve HTTP on", "an address of this machine")] = "127.0.0.1"
     port: Annotated[int, _number("The port to serve HTTP on; 0 takes a free one", 0, 65_535)] = 8_000
     workers: Annotated[int, _number("How many processes serve HTTP", 1, 64)] = 1
+    drain_seconds: Annotated[
+        int, _number("How long to go on serving, and say not ready, once told to stop, in seconds", 0, 300)
+    ] = 0
     data_dir: Annotated[str, _text("Where embedded mode keeps its files", "a directory")] = ".inventory"
     auth_secret: Annotated[str, _text("Token secrets (HS256), between commas: all verify, the first signs")] = ""
     auth_jwks: Annotated[

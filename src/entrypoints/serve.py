@@ -26,6 +26,7 @@ from core.errors import InventoryError, Unavailable
 from core.feed import Feed
 from entrypoints import process
 from entrypoints.api.app import create_app
+from entrypoints.api.health import say_leaving
 from entrypoints.config import Config, SettingError
 from entrypoints.consumer import relaying, start_writing
 from entrypoints.reconciler import reconciling
@@ -94,10 +95,15 @@ def run(
             feed = await container.get(Feed)
             await feed.start()
             ends.push_async_callback(process.in_time, feed.stop)
-            server = HttpServer(create_app(container), listener)
-            await asyncio.gather(
-                server.serve_until(stop, lambda: _opened(url, opened), feed.stop), keep_workers(config, listener, stop)
-            )
+            app = create_app(container)
+
+            async def leave() -> None:
+                say_leaving(app)  # and go on serving until whoever sends requests has heard it
+                await asyncio.sleep(config.drain_seconds)
+                await feed.stop()
+
+            served = HttpServer(app, listener).serve_until(stop, lambda: _opened(url, opened), leave)
+            await asyncio.gather(served, keep_workers(config, listener, stop))
 
     process.run(main)
 

@@ -61,18 +61,18 @@ async def _keep(config: Config, listener: int) -> None:
         try:
             code = await worker.wait()
         except asyncio.CancelledError:
-            await _end(worker)
+            await _end(worker, seconds=config.drain_seconds + END_SECONDS * 3)
             raise
         _log.error("a worker died and is started again", worker=worker.pid, code=code)
         await asyncio.sleep(RESTART_SECONDS)
 
 
-async def _end(worker: asyncio.subprocess.Process) -> None:
+async def _end(worker: asyncio.subprocess.Process, *, seconds: float) -> None:
     if worker.stdin is not None:
         worker.stdin.close()
     try:
         # Its requests in flight, its writer and its connections each have their time.
-        async with asyncio.timeout(END_SECONDS * 3):
+        async with asyncio.timeout(seconds):
             await worker.wait()
     except TimeoutError:
         worker.kill()

@@ -4,32 +4,27 @@ A queue of the tests' own is bound to all events. What it holds in the end is co
 """
 
 import asyncio
-import json
 import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import aio_pika
 import psutil
 import pytest
-from audit import books, select
+from audit import select
 from clients import Clients
 from load import Call
 from service import Fleet, Service, migrate
 from services import RabbitMQ
+from tap import check_stream, everything_published, tap, waiting
 
 from core.delivery import LEASE_SECONDS
-from core.events import EVENTS_EXCHANGE
 
 pytestmark = pytest.mark.services
 
 PRODUCTS = 20
 PER_SECOND = 50
-CAUGHT_UP_SECONDS = 60
-TAP = "tests.tap"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +39,7 @@ async def broker(rabbit: RabbitMQ, postgres_url: str) -> str:
     """A vhost where everything is declared, with a tap on all events; the store is migrated as well."""
     url = rabbit.create_vhost()
     migrate(postgres_url, url)
-    async with talking(url) as channel:
-        # A classic queue: a quorum queue that a crash meets within a second of its making may be lost (rule R20).
-        tap = await channel.declare_queue(TAP, durable=True)
-        await tap.bind(EVENTS_EXCHANGE, "#")
+    await tap(url)
     return url
 
 
@@ -86,7 +78,7 @@ async def test_everything_is_sold_and_every_event_arrives(
         rabbit.start()
         assert {answer.status for answer in clients.finish().values()} == {201}
         await everything_published(postgres_url)
-        await check_stream(broker, postgres_url)
+        await check_stream(broker, postgres_url, products=PRODUCTS)
 
 
 async def test_another_relay_takes_over(broker: str, postgres_url: str, tmp_path: Path) -> None:
@@ -105,7 +97,7 @@ async def test_another_relay_takes_over(broker: str, postgres_url: str, tmp_path
                 await asyncio.sleep(0.1)
         assert {answer.status for answer in clients.finish().values()} == {201}
         await everything_published(postgres_url)
-        await check_stream(broker, postgres_url)
+        await check_stream(broker, postgres_url, products=PRODUCTS)
 
 
 async def test_a_relay_that_slept_through_its_lease_is_fenced(broker: str, postgres_url: str, tmp_path: Path) -> None:
@@ -126,7 +118,7 @@ async def test_a_relay_that_slept_through_its_lease_is_fenced(broker: str, postg
             sleeper.resume()
         assert {answer.status for answer in clients.finish().values()} == {201}
         await everything_published(postgres_url)
-        await check_stream(broker, postgres_url)
+        await check_stream(broker, postgres_url, products=PRODUCTS)
         assert await relay_pid(postgres_url) != owner
 
 
@@ -150,47 +142,8 @@ def writing(api: Service, folder: Path, *, seconds: int) -> Iterator[Clients]:
         yield clients
 
 
-@asynccontextmanager
-async def talking(broker: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-    """A channel to the broker."""
-    async with await aio_pika.connect(broker, timeout=30) as connection, connection.channel() as channel:
-        yield channel
-
-
-async def waiting(store: str) -> int:
-    """How many events are not published yet."""
-    ((row,),) = await select(store, "SELECT count(*) AS events FROM outbox WHERE published_at IS NULL")
-    return int(row["events"])
-
-
-async def everything_published(store: str) -> None:
-    """Return when nothing waits in the outbox any more."""
-    async with asyncio.timeout(CAUGHT_UP_SECONDS):
-        while await waiting(store):
-            await asyncio.sleep(0.2)
-
-
 async def relay_pid(store: str) -> int:
     """The process that owns the relay's lease; 0 while nobody does."""
     ((row,),) = await select(store, "SELECT owner FROM lease WHERE name = 'relay'")
     *_, pid, _ = row["owner"].rsplit("-", 2) if row["owner"] else ("0", "")
     return int(pid)
-
-
-async def check_stream(broker: str, store: str) -> None:
-    """Fail unless the tap holds the outbox's every event, byte for byte, each product's in its order."""
-    found = await books(store)
-    found.check()
-    assert sorted(row["position"] for row in found.outbox) == list(range(1, len(found.outbox) + 1))
-    first: dict[str, bytes] = {}
-    async with talking(broker) as channel:
-        tap = await channel.get_queue(TAP)
-        while message := await tap.get(no_ack=True, fail=False):
-            assert message.message_id is not None
-            assert first.setdefault(message.message_id, message.body) == message.body
-    assert first == {row["event_id"]: bytes(row["body"]) for row in found.outbox}
-    arrived: dict[str, list[int]] = defaultdict(list)
-    for body in map(json.loads, first.values()):
-        arrived[body["payload"]["productId"]].append(body["metadata"]["sequence"])
-    assert len(arrived) == PRODUCTS
-    assert arrived == {id: list(range(1, len(sequences) + 1)) for id, sequences in arrived.items()}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import structlog
 from dishka.integrations.litestar import DishkaRouter, FromDishka
-from litestar import Request, get
+from litestar import Litestar, Request, get
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
@@ -66,6 +66,12 @@ class HealthPlugin(InitPlugin):
         return app_config
 
 
+def say_leaving(app: Litestar) -> None:
+    """Have readiness say from now on that this process takes its leave."""
+    checks: Checks = app.state["health"]
+    checks.leaving = True
+
+
 class Checks:
     """Looks at the dependencies at most once a second, however many ask."""
 
@@ -73,6 +79,7 @@ class Checks:
         self._lock = asyncio.Lock()
         self._seen: Dependencies | None = None
         self._until = 0.0
+        self.leaving = False
 
     async def dependencies(
         self, store: Store, broker: Broker, cache: Cache, catalog: CatalogWatch, keys: KeyWatch
@@ -105,7 +112,10 @@ async def ready(
     catalog: FromDishka[CatalogWatch],
     keys: FromDishka[KeyWatch],
 ) -> Reply:
-    """Tell whether requests can be answered: 503 without the store or keys, or with migrations pending, else 200."""
+    """Tell whether requests can be answered, by 200 or 503.
+
+    503 without the store, with migrations pending, before the keys of tokens have come, and once told to stop.
+    """
     return await _answer(request, store, broker, cache, catalog, keys)
 
 
@@ -131,6 +141,8 @@ async def _answer(
     keys: KeyWatch,
 ) -> Reply:
     checks: Checks = request.app.state["health"]
+    if checks.leaving:
+        raise Unavailable("This process has been told to stop; ask another.")
     seen = await checks.dependencies(store, broker, cache, catalog, keys)
     if seen.store == "unavailable":
         raise Unavailable("The store is away; requests that need it are refused until it is back.", dependencies=seen)
