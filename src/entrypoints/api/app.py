@@ -13,6 +13,7 @@ from entrypoints.api.correlation import Correlation
 from entrypoints.api.dead_letters import DeadLettersPlugin
 from entrypoints.api.docs import DocsPlugin
 from entrypoints.api.health import HealthPlugin
+from entrypoints.api.imports import ImportsPlugin
 from entrypoints.api.management import ManagementPlugin
 from entrypoints.api.movements import MovementsPlugin
 from entrypoints.api.outbox import OutboxPlugin
@@ -58,6 +59,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             ProductEventsPlugin(),
             DeadLettersPlugin(),
             OutboxPlugin(),
+            ImportsPlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

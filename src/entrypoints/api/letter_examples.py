@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document: what is asked and told of dead letters and the outbox."""
+"""Examples for the OpenAPI document: what is asked and told of dead letters, the outbox and imports."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +9,7 @@ from msgspec.structs import asdict
 from core.acts import ActRecord
 from entrypoints.api.outbox import OutboxState
 from ports.dead_letters import Attempt, Letter, LetterDetail, LetterGroup, Retry
+from ports.imports import Import, RowError
 from ports.outbox import BlockedEvent, Replay
 
 BODIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -45,6 +46,7 @@ BODIES: dict[str, dict[str, dict[str, Any]]] = {
             "reason": "The queue was deleted",
         },
     },
+    "cancelImport": {"by mistake": {"reason": "It was yesterday's file"}},
     "cancelReplay": {"enough": {"reason": "The wrong range"}},
 }
 
@@ -130,6 +132,26 @@ ANSWERS: tuple[Any, ...] = (
         started_at=_AT,
         ended_at=None,
     ),
+    Import(
+        id="imp_01GXYZ234DEF",
+        status="IMPORTING",
+        kind="receipts",
+        format="csv",
+        name="deliveries.csv",
+        dry_run=False,
+        partial=True,
+        actor="alice",
+        digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        bytes=61_240,
+        rows=1_200,
+        checked=1_200,
+        done=750,
+        refused=1,
+        reason=None,
+        created_at=_AT,
+        ended_at=None,
+    ),
+    RowError(17, "not_found", "There is no inventory item of SKU WIDGET-9 in warehouse wh_01HXYZ789GHI."),
     OutboxState(3, _AT, [_BLOCKED]),
     _BLOCKED,
     Replay(

@@ -64,15 +64,24 @@ _LOCATED = (
     "retryDeadLetters",
     "replayEvents",
     "takeProductEvent",
+    "importStock",
 )
 _NAMES_NOTHING = ("createWarehouse", "forceCircuit", "takeProductEvent")
 _NEVER_AWAY = ("live", "explainProblem", "getProductService", "forceCircuit")
 _CLAIMED = (
     *("retryDeadLetter", "editDeadLetter", "discardDeadLetter", "restoreDeadLetter", "noteDeadLetter"),
     *("retryDeadLetters", "cancelDeadLetterRetry", "releaseBlockedEvent", "replayEvents", "cancelReplay"),
+    "cancelImport",
 )
 """What is claimed with the act: a second one is refused, and so are idempotency keys."""
-_UNKEYED = ("forceCircuit", "takeProductEvent", *_CLAIMED)
+_UNKEYED = ("forceCircuit", "takeProductEvent", "importStock", *_CLAIMED)
+_UPLOADS: dict[str, dict[str, str]] = {
+    "importStock": {
+        "text/csv": "sku,warehouseId,quantity,referenceNumber\r\nWIDGET-2,wh_01HXYZ789GHI,25,PO-12345\r\n",
+        "application/x-ndjson": '{"sku": "WIDGET-2", "warehouseId": "wh_01HXYZ789GHI", "countedQuantity": 48}\n',
+    }
+}
+"""What takes a file as it is, and an example of each form."""
 _ABROAD: dict[str, tuple[type[InventoryError], ...]] = {
     "createInventoryItem": (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError),
     "takeProductEvent": (ProductServiceUnavailable, ProductServiceProtocolError, OutcomeUnknown),
@@ -90,7 +99,7 @@ _CONFLICTS: dict[str, tuple[type[InventoryError], ...]] = {
     **dict.fromkeys(("updateWarehouse", "updateInventoryItem", "updateProduct", "releaseReservation"), ()),
     **dict.fromkeys(("createExpectedReceipt", "cancelExpectedReceipt", "forceCircuit"), ()),
     **dict.fromkeys(_CLAIMED, (Conflict,)),
-    **dict.fromkeys(("noteDeadLetter", "releaseBlockedEvent", "takeProductEvent"), ()),
+    **dict.fromkeys(("noteDeadLetter", "releaseBlockedEvent", "takeProductEvent", "importStock"), ()),
     "editDeadLetter": (Conflict, UnsupportedVersion),
 }
 _ANY_CONFLICT = (AlreadyExists, Conflict, InsufficientStock, ItemInactive, ReservationExpired, SkuConflict)
@@ -157,6 +166,8 @@ def complete(app: Litestar, drawn: dict[str, Any]) -> dict[str, Any]:
         entry["parameters"] = [*map(_without_null, entry.get("parameters", ())), *_request_headers(operation)]
         if operation.body is not None:
             entry["requestBody"] = _body(operation, schemas)
+        if operation.id in _UPLOADS:
+            entry["requestBody"] = _file(operation)
         entry["responses"] = {str(status): answer for status, answer in sorted(_responses(operation, schemas).items())}
     drawn["components"]["schemas"] = dict(sorted(schemas.components.items()))
     return drawn
@@ -175,6 +186,15 @@ def _body(operation: _Operation, schemas: Schemas) -> dict[str, Any]:
     examples = {name: {"value": value} for name, value in EXAMPLES.get(operation.id, {}).items()}
     content = {"schema": schemas.of(operation.body)} | ({"examples": examples} if examples else {})
     return {"content": {"application/json": content}, "required": NoneType not in get_args(operation.body)}
+
+
+def _file(operation: _Operation) -> dict[str, Any]:
+    forms = _UPLOADS[operation.id].items()
+    content = {
+        name: {"schema": _TEXT | {"format": "binary"}, "examples": {"receipts": {"value": example}}}
+        for name, example in forms
+    }
+    return {"content": content, "required": True}
 
 
 def _responses(operation: _Operation, schemas: Schemas) -> dict[int, dict[str, Any]]:
@@ -216,8 +236,10 @@ def _refusals(operation: _Operation) -> Iterator[type[InventoryError]]:
     if operation.id in _CLAIMED:
         yield OutcomeUnknown
     yield from _ABROAD.get(operation.id, ())
-    if operation.body is not None:
+    if operation.body is not None or operation.id in _UPLOADS:
         yield from (ContentTooLarge, UnsupportedMediaType)
+    if operation.id in _UPLOADS:
+        yield OutcomeUnknown
     if operation.id in _MATCHED:
         yield PreconditionFailed
 

@@ -140,6 +140,21 @@ Cause: TypeAlias = Annotated[
 ]
 GroupFilter: TypeAlias = Annotated[str | None, QueryParameter(name="groupId", pattern=r"^[0-9a-z_]{1,64}$(?!\n)")]
 
+FileKind: TypeAlias = Annotated[
+    Literal["warehouses", "items", "receipts", "counts"] | None,
+    QueryParameter(name="kind", description="What the rows are; left out, the columns tell."),
+]
+FileFormat: TypeAlias = Annotated[Literal["csv", "jsonl"], QueryParameter(name="format")]
+FileName: TypeAlias = Annotated[
+    str | None,
+    QueryParameter(
+        name="name", min_length=1, max_length=_WORD_MAX, pattern=_PRINTABLE, description="What to call the file."
+    ),
+]
+DryRun: TypeAlias = Annotated[bool, QueryParameter(name="dryRun", description="Look at every row and change nothing.")]
+Partial: TypeAlias = Annotated[bool, QueryParameter(description="Import the valid rows although others are not.")]
+Again: TypeAlias = Annotated[bool, QueryParameter(description="Import a file that was imported before.")]
+
 
 def cursor_id(cursor: str | None) -> str | None:
     """Read the cursor of a list whose cursors are its ids.
