@@ -78,6 +78,7 @@ class _Town:
         self._world = world
         self._draw = world.chances
         self._nodes: list[Node] = []
+        self._healed = False
 
     async def live(self) -> None:
         """From the first process to the last check."""
@@ -148,10 +149,15 @@ class _Town:
     async def _forget(self, _: Node) -> None:
         self._servers.cache.forget()
 
-    async def _refuse(self, _: Node) -> None:
-        """One of the waiting events is one that the broker takes from nobody, until an operator has seen to it."""
-        if waiting := [*self._servers.database.waiting]:
-            self._servers.exchange.refused.add(self._draw.choice(waiting))
+    async def _refuse(self, node: Node) -> None:
+        """One of the next events is one that the broker takes from nobody, until an operator has seen to it."""
+        for _ in range(100):
+            if self._healed:
+                return
+            if waiting := [*self._servers.database.waiting]:
+                self._servers.exchange.refused.add(self._draw.choice(waiting))
+                return
+            await asyncio.sleep(0.005)
 
     def _crash(self, process: Process) -> None:
         for node in self._nodes:
@@ -163,6 +169,7 @@ class _Town:
     async def _heal(self) -> None:
         world = self._world
         world.tell("world", "heals")
+        self._healed = True
         world.faults = Faults()
         world.away.clear()
         world.deadly.clear()

@@ -11,7 +11,7 @@ from simulation.mutants import MUTANTS, mutated
 from simulation.seeds import KINDS, run
 
 BLOCKS, SEEDS = 8, 250
-_ENOUGH = 100
+_ENOUGH = 250
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
