@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from litestar import Litestar, MediaType, Response, get, post
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from msgspec.structs import replace
 
 from entrypoints import process
@@ -17,17 +17,21 @@ from entrypoints.serve import HttpServer, listen
 
 
 def app(answer: bytes) -> Litestar:
-    """Return the bare routes, one to read and one to write, under the service's paths."""
+    """Return the bare routes, two to read and one to write, under the service's paths."""
 
     @get("/inventory-items/by-product/{product_id:str}")
     async def read(product_id: FromPath[str]) -> Response[bytes]:
+        return Response(answer, media_type=MediaType.JSON)
+
+    @get("/inventory-items/{item_id:str}/availability")
+    async def available(item_id: FromPath[str], quantity: FromQuery[int]) -> Response[bytes]:
         return Response(answer, media_type=MediaType.JSON)
 
     @post("/reservations")
     async def write() -> Response[bytes]:
         return Response(answer, media_type=MediaType.JSON)
 
-    return Litestar([read, write], openapi_config=None, logging_config=None)
+    return Litestar([read, available, write], openapi_config=None, logging_config=None)
 
 
 async def main(stop: asyncio.Event) -> None:

@@ -1,14 +1,12 @@
 """Events out and in, on a real RabbitMQ, beside bare aio-pika on the same one."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median, quantiles
 
 import msgspec
 from bare_amqp import CONSUMED_QUEUE
-from rig import HERE, WAREHOUSES, Rig, Site, await_, bind, execute
+from rig import WAREHOUSES, Rig, Site, await_, bind, execute
 from rows import Measured, Sample, absolute, alternate, row
 
 BARE_EXCHANGE, BARE_QUEUE = "bare.events", "bare"
@@ -47,9 +45,9 @@ def relay(rig: Rig) -> Measured:
             await_(bind(site.broker))
             first = next(firsts)
             with site.cpu() as cpu:
-                execute(site.store, _BACKLOG.format(count=count, first=first, products=rig.scale.products))
+                fill_outbox(site, rig.scale.products, count, first)
                 site.wait_until("SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)")
-            return Sample(float(site.value(_RELAYED.format(first=first))), cpu.each(count))
+            return Sample(relayed(site, first), cpu.each(count))
 
         def bare() -> Sample:
             await_(bind(site.broker, BARE_EXCHANGE, BARE_QUEUE))
@@ -57,6 +55,16 @@ def relay(rig: Rig) -> Measured:
             return Sample(told["rate"])
 
         return alternate(ours, bare, rounds=rig.scale.rounds, notes=[f"{count:,} events of {size} bytes a round"])
+
+
+def fill_outbox(site: Site, products: int, count: int, first: int) -> None:
+    """Let so many events wait, spread over the products, whose sequences go on at ``first``."""
+    execute(site.store, _BACKLOG.format(count=count, first=first, products=products))
+
+
+def relayed(site: Site, first: int) -> float:
+    """How many of the events from ``first`` on went out in a second."""
+    return float(site.value(_RELAYED.format(first=first)))
 
 
 @row("consume", "product events consumed / bare consumer with one INSERT", unit="events/s", floor=0.5, aim=2)
@@ -97,7 +105,7 @@ def latency(rig: Rig) -> Measured:
         pause = _paced(site)
         p99s, halves, rates = [], [], []
         for _ in range(rig.scale.rounds):
-            with _subscribed(site) as delays:
+            with _subscribed(rig, site) as delays:
                 load = site.run("reservations", site.items, connections=_CONNECTIONS, pause=pause)
             rates.append(load.rate)
             halves.append(median(delays))
@@ -118,15 +126,9 @@ def _paced(site: Site) -> str:
 
 
 @contextmanager
-def _subscribed(site: Site) -> Iterator[list[float]]:
+def _subscribed(rig: Rig, site: Site) -> Iterator[list[float]]:
     """Listen to events while the block runs; the list is filled when it is left."""
     delays: list[float] = []
-    command = [sys.executable, str(HERE / "subscriber.py"), site.broker]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as subscriber:
-        try:
-            if subscriber.stdout is None or subscriber.stdout.readline() != "ready\n":
-                raise RuntimeError("The subscriber could not start.")
-            yield delays
-            delays += msgspec.json.decode(subscriber.communicate(timeout=60)[0])
-        finally:
-            subscriber.kill()
+    with rig.beside("subscriber.py", site.broker) as told:
+        yield delays
+        delays += told()

@@ -83,7 +83,9 @@ def operations(rig: Rig) -> Measured:
 def by_product(rig: Rig) -> Measured:
     with rig.serving(items_each=2, **UNCACHED) as site, bare_http(rig, site) as bare:
         return alternate(
-            lambda: site.load("reads", site.products), lambda: _bare(rig, bare, site, "reads"), rounds=rig.scale.rounds
+            lambda: site.load("reads", site.products),
+            lambda: on_bare(rig, bare, "reads", site.products),
+            rounds=rig.scale.rounds,
         )
 
 
@@ -92,7 +94,7 @@ def bare_post(rig: Rig) -> Measured:
     with rig.serving() as site, bare_http(rig, site) as bare:
         return alternate(
             lambda: site.load("reservations", site.items),
-            lambda: _bare(rig, bare, site, "reservations"),
+            lambda: on_bare(rig, bare, "reservations", site.products),
             rounds=rig.scale.rounds,
         )
 
@@ -108,19 +110,21 @@ def two_workers(rig: Rig) -> Measured:
 
 
 @contextmanager
-def bare_http(rig: Rig, site: Site) -> Iterator[BareHttp]:
-    """Serve the bytes that the site answers about its first product, by a bare route."""
+def bare_http(rig: Rig, site: Site, path: str = "") -> Iterator[BareHttp]:
+    """Serve the bytes that the site answers at ``path``, about its first product when left out, by a bare route."""
     with site.service.client() as client:
-        answer = client.get(f"/inventory-items/by-product/{site.products.read_text().split()[0]}").raise_for_status()
+        path = path or f"/inventory-items/by-product/{site.products.read_text().split()[0]}"
+        answer = client.get(path).raise_for_status()
     file = rig.folder / f"{site.service.port}-answer"
     file.write_bytes(answer.content)
     with BareHttp(file) as server:
         yield server
 
 
-def _bare(rig: Rig, bare: BareHttp, site: Site, load: str) -> Sample:
+def on_bare(rig: Rig, bare: BareHttp, load: str, ids: Path) -> Sample:
+    """Load the bare route for a round."""
     with Cpu({"server": bare}) as cpu:
-        found = rig.wrk(bare.url, load, site.products)
+        found = rig.wrk(bare.url, load, ids)
     return Sample(found.rate, cpu.each(found.requests))
 
 

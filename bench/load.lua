@@ -18,6 +18,17 @@ local loads = {
     return "POST", "/stock-operations", '{"operations":[' .. table.concat(list, ",") .. ']}'
   end,
   reads = function() return "GET", "/inventory-items/by-product/" .. any() end,
+  -- One after the other, each thread its own half: whoever keeps fewer than there are has none of them any more.
+  scan = function()
+    place = (place or number - 1) + 2
+    return "GET", "/inventory-items/by-product/" .. items[(place - 1) % #items + 1]
+  end,
+  availability = function() return "GET", "/inventory-items/" .. any() .. "/availability?quantity=2" end,
+  projection = function() return "GET", "/products/" .. any() .. "/availability?quantity=900000000" end,
+  receipts = function()
+    local body = '{"type":"RECEIVE","inventoryItemId":"' .. any() .. '","quantity":1,"referenceNumber":"PO-1"}'
+    return "POST", "/stock-operations", body
+  end,
 }
 
 function init()

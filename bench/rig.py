@@ -25,7 +25,7 @@ from msgspec import Struct
 from private_server import Server, apt_install
 from rows import Sample
 from service import Service, token
-from services import Postgres, RabbitMQ
+from services import Postgres, RabbitMQ, Redis
 from stores import at_work, migrated, submit
 
 from adapters.registry import connect
@@ -55,14 +55,42 @@ class Scale(Struct, frozen=True, kw_only=True):
     """Product events that wait in the queue."""
     history: tuple[int, int]
     """Ledger rows of the young and of the old store."""
+    imported: int
+    """Rows of the file that is imported."""
+    listeners: int
+    """Who follow the live events at once."""
+    letters: int
+    """Dead letters that are tried again."""
+    drained: int
+    """Events that wait after an outage."""
     writes: tuple[int, int]
     """Writes before the first and before the second look at the memory."""
 
 
 FULL = Scale(
-    rounds=5, seconds=6, relayed=50_000, consumed=10_000, history=(10_000, 2_000_000), writes=(20_000, 200_000)
+    rounds=5,
+    seconds=6,
+    relayed=50_000,
+    consumed=10_000,
+    history=(10_000, 2_000_000),
+    imported=100_000,
+    listeners=1_000,
+    letters=10_000,
+    drained=100_000,
+    writes=(20_000, 200_000),
 )
-QUICK = Scale(rounds=1, seconds=2, relayed=3_000, consumed=1_000, history=(2_000, 20_000), writes=(500, 2_000))
+QUICK = Scale(
+    rounds=1,
+    seconds=2,
+    relayed=3_000,
+    consumed=1_000,
+    history=(2_000, 20_000),
+    imported=2_000,
+    listeners=50,
+    letters=200,
+    drained=3_000,
+    writes=(500, 2_000),
+)
 
 
 class Load(Struct, frozen=True):
@@ -104,6 +132,11 @@ class Rig:
     def rabbitmq(self) -> RabbitMQ:
         """RabbitMQ; INVENTORY_TEST_RABBITMQ_URL names another, as for the tests."""
         return self._ends.enter_context(RabbitMQ(os.environ.get("INVENTORY_TEST_RABBITMQ_URL")))
+
+    @cached_property
+    def redis(self) -> Redis:
+        """Redis; INVENTORY_TEST_REDIS_URL names another, as for the tests."""
+        return self._ends.enter_context(Redis(os.environ.get("INVENTORY_TEST_REDIS_URL")))
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -177,6 +210,22 @@ class Rig:
         command = [sys.executable, str(HERE / script), *map(str, arguments)]
         told = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=timeout)
         return msgspec.json.decode(told.stdout)
+
+    @contextmanager
+    def beside(self, script: str, *arguments: object) -> Iterator[Callable[[], Any]]:
+        """Run one of our scripts, which says when it is ready; the callable ends it and returns what it printed.
+
+        Raises:
+            RuntimeError: it could not start.
+        """
+        command = [sys.executable, str(HERE / script), *map(str, arguments)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                if process.stdout is None or process.stdout.readline() != "ready\n":
+                    raise RuntimeError(f"{script} could not start.")
+                yield lambda: msgspec.json.decode(process.communicate(timeout=60)[0])
+            finally:
+                process.kill()
 
     def _pgbench(self, url: str, rows: int) -> Sample:
         pgbench = Postgres.installed() / "pgbench"

@@ -17,7 +17,13 @@ from report import RESULTS, Run, print_table, publish, save
 from rig import FULL, QUICK, Rig
 from rows import ROWS, Row
 
-for module in ("http_rows", "event_rows", "growth_rows"):  # they put their rows into the table, in this order
+for module in (
+    "http_rows",
+    "reading_rows",
+    "bulk_rows",
+    "event_rows",
+    "growth_rows",
+):  # they put their rows into the table, in this order
     import_module(module)
 console = Console(width=None if sys.stdout.isatty() else 170)
 

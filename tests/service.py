@@ -148,10 +148,10 @@ class Fleet:
         return [member.url for member in self.members]
 
 
-def token(role: str = "inventory-admin") -> str:
+def token(role: str = "inventory-admin", *, subject: str = "tests") -> str:
     """A token with this role; an administrator may do everything."""
     issuer = audience = "inventory-service"
-    return secrecy.secret(mint(SECRET, issuer=issuer, audience=audience, subject="tests", roles=[role], lifetime=3_600))
+    return secrecy.secret(mint(SECRET, issuer=issuer, audience=audience, subject=subject, roles=[role], lifetime=3_600))
 
 
 def environment(**settings: Any) -> dict[str, str]:
