@@ -23,7 +23,7 @@ from adapters.tokens.signing import mint
 from core import feed as module
 from core.errors import Unavailable
 from core.feed import WAITING_MAX, Feed, Listener, Wanted
-from core.operations import Receive
+from core.operations import Receive, Ship
 from core.stock import Item
 from ports.store import RELAY, Store
 
@@ -372,3 +372,41 @@ async def test_where_nobody_serves_the_stream_that_is_said(tmp_path: Path) -> No
     async with serving(tmp_path) as api, api.client(PRODUCT_SERVICE) as client:
         answer = await client.get("/events")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+async def test_who_takes_nothing_is_let_go(store: Store, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose connection is full for too long; the others are told on."""
+    monkeypatch.setattr("core.feed.SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("core.feed._LOOK_SECONDS", 0.05)
+    await feed.stop()
+    await feed.start()
+    dropped = asyncio.Event()
+
+    async def stuck() -> None:
+        async with feed.listen(Wanted()) as listener:
+            listener.sending_since = asyncio.get_running_loop().time()
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                assert listener.ended
+                dropped.set()
+
+    async with following(feed, Wanted()) as heard, asyncio.timeout(5):
+        await asyncio.gather(stuck(), dropped.wait())
+        assert heard is not None and len(feed._all) == 1
+
+
+async def test_those_who_want_the_same_are_given_the_same_bytes(store: Store, feed: Feed) -> None:
+    """Encoded and put together once, however many listen."""
+    async with feed.listen(Wanted(type="OutOfStock")) as one, feed.listen(Wanted(type="OutOfStock")) as two:
+        streams = [feed.follow(each, None) for each in (one, two)]
+        for stream in streams:
+            await anext(stream)
+        waiting = [asyncio.ensure_future(anext(stream)) for stream in streams]
+        item = await stocked(store, 1)
+        await carry_out(store, Ship(inventory_item_id=item.id, quantity=1))
+        await publish(store)
+        first, second = await asyncio.gather(*waiting)
+        await asyncio.gather(*(stream.aclose() for stream in streams))  # type: ignore[attr-defined]
+    assert first is second
+    assert [each.event for each in told(first)] == ["OutOfStock"]

@@ -26,6 +26,9 @@ PAGE = 500
 SOON_SECONDS = 0.02
 LATER_SECONDS = 0.2
 HEARTBEAT_SECONDS = 15.0
+SLOW_SECONDS = 10.0
+"""How long one piece may take to leave before its listener is dropped."""
+_LOOK_SECONDS = 1.0
 _AFTER_BELL = 25
 _HEARTBEAT = b":\n\n"
 _log = logging.getLogger(__name__)
@@ -77,21 +80,26 @@ class Frame(Struct, frozen=True):
 class Listener:
     """Who listens: what waits for it, and whether it goes on."""
 
-    __slots__ = ("_frames", "_something", "ended", "name", "wanted")
+    __slots__ = ("_count", "_frames", "_something", "ended", "name", "sending_since", "task", "wanted")
 
     def __init__(self, wanted: Wanted, *, name: str = "") -> None:
         self.wanted = wanted
         self.name = name
         self.ended = False
+        self.sending_since = 0.0
+        """When the piece that is leaving began to (the loop's clock), 0 while none is."""
+        self.task = asyncio.current_task()
         self._frames: list[bytes] = []
+        self._count = 0
         self._something = asyncio.Event()
 
-    def offer(self, data: bytes) -> None:
-        """Let ``data`` wait for the listener; one for whom too much waits is dropped."""
-        if len(self._frames) >= WAITING_MAX:
+    def offer(self, data: bytes, count: int = 1) -> None:
+        """Let ``data``, so many frames, wait for the listener; one for whom too much waits is dropped."""
+        if self._count + count > WAITING_MAX:
             self.end()
         elif not self.ended:
             self._frames.append(data)
+            self._count += count
             self._something.set()
 
     def end(self) -> None:
@@ -106,8 +114,8 @@ class Listener:
         if self.ended:
             return b""
         self._something.clear()
-        frames, self._frames = self._frames, []
-        return b"".join(frames)
+        frames, self._frames, self._count = self._frames, [], 0
+        return frames[0] if len(frames) == 1 else b"".join(frames)
 
 
 class Feed:
@@ -124,7 +132,7 @@ class Feed:
 
     async def start(self) -> None:
         """Begin to serve listeners."""
-        self._loops.start(self._read(), self._hear(), self._beat())
+        self._loops.start(self._read(), self._hear(), self._beat(), self._drop_slow())
 
     async def stop(self) -> None:
         """End every stream, and take no more listeners."""
@@ -189,11 +197,15 @@ class Feed:
             yield data
 
     def _tell(self, rows: Sequence[OutboxRow]) -> None:
-        for frame in map(Frame.of, rows):
-            for product_id in (None, frame.product_id):
-                for listener in self._listeners.get(product_id, ()):
-                    if frame.suits(listener.wanted):
-                        listener.offer(frame.data)
+        frames = [Frame.of(row) for row in rows]
+        for product_id in (None, *dict.fromkeys(frame.product_id for frame in frames)):
+            pieces: dict[Wanted, tuple[bytes, int]] = {}  # one for all who want the same
+            for listener in self._listeners.get(product_id, ()):
+                if (piece := pieces.get(listener.wanted)) is None:
+                    suiting = [frame.data for frame in frames if frame.suits(listener.wanted)]
+                    piece = pieces[listener.wanted] = b"".join(suiting), len(suiting)
+                if piece[1]:
+                    listener.offer(*piece)
 
     async def _read(self) -> None:
         """Read on while somebody listens: often for a while after something was committed, else now and then."""
@@ -247,6 +259,17 @@ class Feed:
             except Exception:
                 _log.exception("Listening for commits failed and goes on")
             await asyncio.sleep(1.0)
+
+    async def _drop_slow(self) -> None:
+        """Let those go who take nothing; one look at all of them costs less than a timer for each piece."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            late = asyncio.get_running_loop().time() - SLOW_SECONDS
+            for listener in tuple(self._all):
+                if 0 < listener.sending_since < late and not listener.ended:
+                    listener.end()
+                    if listener.task is not None:
+                        listener.task.cancel()
 
     async def _beat(self) -> None:
         """Show every listener that it is still connected, and find those that are not."""

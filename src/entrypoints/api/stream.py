@@ -21,8 +21,6 @@ from entrypoints.api.headers import header
 from entrypoints.api.parameters import EventKind, ProductFilter, WarehouseFilter
 from entrypoints.api.replies import Reply
 
-SLOW_SECONDS = 10.0
-"""How long one piece may take to leave before its listener is dropped."""
 _POSITION = re.compile(r"[0-9]{1,18}")
 
 
@@ -94,11 +92,18 @@ class _Stream(Reply):
             (b"x-accel-buffering", b"no"),  # or nginx keeps what should be live
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        # Who takes nothing for so long is as good as gone; leaving without an end closes the connection.
-        with suppress(TimeoutError):
+        clock = asyncio.get_running_loop().time
+        try:
             async for data in self._feed.follow(listener, self._after):
-                async with asyncio.timeout(SLOW_SECONDS):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                listener.sending_since = clock()
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                listener.sending_since = 0.0
+        except asyncio.CancelledError:
+            # Who takes nothing for so long is as good as gone; leaving without an end closes the connection.
+            if not listener.ended or (task := asyncio.current_task()) is None or task.uncancel():
+                raise
+            return
+        with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
