@@ -7,23 +7,22 @@ import os
 import pty
 import random
 import signal
-import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import asyncpg
 import psutil
 import pytest
-from audit import books, select
+from audit import books
+from planted import IN_HISTORY, LAST, PLANTS, Place, plant, unchecked
 from private_server import LOOPBACK
 from service import COMMAND, environment
 from services import Postgres
-from stores import at_work, empty, hold, migrated, only, stocked, submit
+from stores import at_work, hold, migrated, only, stocked, submit
 
 from adapters.registry import connect
 from core import reconciliation
@@ -34,15 +33,10 @@ from core.operations import (
     Adjust,
     Confirm,
     Count,
-    CreateItem,
-    CreateWarehouse,
     Deactivate,
-    Expect,
     Fulfil,
     Operation,
     Receive,
-    ReceiveBody,
-    ReceiveExpected,
     Release,
     Reserve,
     ReserveLine,
@@ -50,43 +44,16 @@ from core.operations import (
     Transfer,
 )
 from core.reconciliation import Reconciliation
-from core.stock import ExpectedReceipt, Item, Reservation
+from core.stock import Item, Reservation
+from core.survey import PAGES
 from core.writer import Writer
 from entrypoints import reconciler
 from entrypoints.config import Config, SettingError
-from entrypoints.reconcile import _print
+from entrypoints.reconcile import Report, _print
 from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
 OPERATIONS = 150
-
-
-class Place(NamedTuple):
-    """A store and where it is."""
-
-    url: str
-    store: Store
-
-    async def alter(self, *statements: str) -> None:
-        """Change it behind its back."""
-        await alter(self.url, *statements)
-
-    async def select(self, statement: str) -> list[dict[str, Any]]:
-        """What a statement finds in it."""
-        return (await select(self.url, statement))[0]
-
-
-async def alter(url: str, *statements: str) -> None:
-    """Run statements that no CHECK refuses."""
-    if url.startswith("sqlite"):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as file:
-            for statement in ("PRAGMA ignore_check_constraints = ON", *statements):
-                file.execute(statement)
-        return
-    server = await asyncpg.connect(url)
-    for statement in statements:
-        await server.execute(statement)
-    await server.close()
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +67,8 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     """An empty store without CHECKs."""
     server = request.param == "postgresql"
     url = request.getfixturevalue("database") if server else f"sqlite:///{tmp_path}/inventory.db"
-    async with migrated(url) as store:
-        if server:
-            await empty(url)
-            checks = "SELECT conrelid::regclass, conname FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0"
-            for row in (await select(url, checks))[0]:
-                await alter(url, f"ALTER TABLE {row['conrelid']} DROP CONSTRAINT {row['conname']}")
-        yield Place(url, store)
+    async with unchecked(url) as place:
+        yield place
 
 
 @pytest.fixture
@@ -115,7 +77,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def read(count: int) -> None:
         for part in PARTS:
-            monkeypatch.setitem(reconciliation.PAGES, part, count)
+            monkeypatch.setitem(PAGES, part, count)
 
     return read
 
@@ -133,163 +95,6 @@ async def standing(store: Store) -> list[tuple[str, str]]:
 
 
 # -- what is found ---------------------------------------------------------------------------------------------------
-
-LAST = 10
-"""The sequence of the last event of a product in these tests."""
-
-
-class Plant(NamedTuple):
-    """Something that is made wrong about a product, and the finding that it is: about its first item, or itself.
-
-    The item has four versions, the last with 13 on hand and 3 of them reserved. Another, ``{second}``, has 7 more, 3 of
-    which came of an expected receipt of 40; its findings are about that item.
-    """
-
-    sql: str
-    kind: str | None = None
-    expected: dict[str, int] | None = None
-    found: dict[str, int] | None = None
-
-
-BALANCE = {"quantityOnHand": 13, "quantityAvailable": 10, "version": 4}
-PLANTS = {
-    "a balance": Plant(
-        "UPDATE inventory_item SET on_hand = 14, available = 11 WHERE id = '{item}';"
-        "UPDATE product SET total_on_hand = 21, total_available = 18 WHERE id = '{product}'",
-        *("LEDGER_MISMATCH", BALANCE, {"quantityOnHand": 14, "quantityAvailable": 11, "version": 4}),
-    ),
-    "a version": Plant(
-        "UPDATE inventory_item SET version = 5 WHERE id = '{item}'", "LEDGER_MISMATCH", {"version": 4}, {"version": 5}
-    ),
-    "the last row": Plant(
-        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}' AND item_version = 4",
-        *("LEDGER_MISMATCH", {"quantityOnHand": 15, "quantityAvailable": 12, "version": 3}, BALANCE),
-    ),
-    "every row": Plant(
-        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}'",
-        *("LEDGER_MISMATCH", {}, {**BALANCE, "quantityReserved": 3}),
-    ),
-    "a change": Plant(
-        "UPDATE stock_transaction SET on_hand_change = 6 WHERE inventory_item_id = '{item}' AND item_version = 2",
-        *("LEDGER_MISMATCH", {"version": 2, "quantityOnHand": 16}, {"version": 2, "quantityOnHand": 15}),
-    ),
-    "a reserved change": Plant(
-        "UPDATE stock_transaction SET reserved_change = 1 WHERE inventory_item_id = '{item}' AND item_version = 1",
-        *("LEDGER_MISMATCH", {"version": 1, "quantityReserved": 1}, {"version": 1, "quantityReserved": 0}),
-    ),
-    "a balance of the past": Plant(
-        "UPDATE stock_transaction SET on_hand_after = 99 WHERE inventory_item_id = '{item}' AND item_version = 2",
-        "LEDGER_MISMATCH",
-    ),
-    "the first row": Plant(
-        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}' AND item_version = 1",
-        *("VERSION_GAP", {"version": 1}, {"version": 2}),
-    ),
-    "rows between": Plant(
-        "DELETE FROM stock_transaction WHERE inventory_item_id = '{item}' AND item_version IN (2, 3)",
-        *("VERSION_GAP", {"version": 2}, {"version": 4}),
-    ),
-    "a line gone": Plant(
-        "DELETE FROM reservation_line WHERE inventory_item_id = '{item}'",
-        *("RESERVED_MISMATCH", {"quantityReserved": 0}, {"quantityReserved": 3}),
-    ),
-    "a line of more": Plant(
-        "UPDATE reservation_line SET quantity = 5 WHERE inventory_item_id = '{item}'",
-        *("RESERVED_MISMATCH", {"quantityReserved": 5}, {"quantityReserved": 3}),
-    ),
-    "a line let go": Plant(
-        "UPDATE reservation_line SET released_quantity = 1 WHERE inventory_item_id = '{item}'",
-        *("RESERVED_MISMATCH", {"quantityReserved": 2}, {"quantityReserved": 3}),
-    ),
-    "a reservation ended": Plant(
-        "UPDATE reservation SET status = 'EXPIRED'"
-        " WHERE id IN (SELECT reservation_id FROM reservation_line WHERE inventory_item_id = '{item}')",
-        *("RESERVED_MISMATCH", {"quantityReserved": 0}, {"quantityReserved": 3}),
-    ),
-    "totals": Plant(
-        "UPDATE product SET total_on_hand = -1, total_available = 0 WHERE id = '{product}'",
-        "TOTALS_MISMATCH",
-        {"quantityOnHand": 20, "quantityAvailable": 17},
-        {"quantityOnHand": -1, "quantityAvailable": 0},
-    ),
-    "a total": Plant(
-        "UPDATE product SET total_reserved = 4 WHERE id = '{product}'",
-        *("TOTALS_MISMATCH", {"quantityReserved": 3}, {"quantityReserved": 4}),
-    ),
-    "what came": Plant(
-        "UPDATE expected_receipt SET received_quantity = 4 WHERE inventory_item_id = '{second}'",
-        *("RECEIVED_MISMATCH", {"receivedQuantity": 3}, {"receivedQuantity": 4}),
-    ),
-    "where it came from": Plant(
-        "UPDATE stock_transaction SET expected_receipt_id = NULL WHERE inventory_item_id = '{second}'",
-        *("RECEIVED_MISMATCH", {"receivedQuantity": 0}, {"receivedQuantity": 3}),
-    ),
-    "what came long ago": Plant(
-        "UPDATE expected_receipt SET received_quantity = 4, outstanding_quantity = 0, status = 'RECEIVED'"
-        " WHERE inventory_item_id = '{second}'; UPDATE product SET total_expected = 0 WHERE id = '{product}'",
-        *("RECEIVED_MISMATCH", {"receivedQuantity": 3}, {"receivedQuantity": 4}),
-    ),
-    "what is to come": Plant(
-        "UPDATE expected_receipt SET outstanding_quantity = 36 WHERE inventory_item_id = '{second}'",
-        *("TOTALS_MISMATCH", {"quantityExpected": 36}, {"quantityExpected": 37}),
-    ),
-    "an event between": Plant(
-        "DELETE FROM outbox WHERE product_id = '{product}' AND sequence = 3",
-        *("SEQUENCE_GAP", {"sequence": 3}, {"sequence": 4}),
-    ),
-    "the last event": Plant(
-        f"DELETE FROM outbox WHERE product_id = '{{product}}' AND sequence = {LAST}",
-        *("SEQUENCE_GAP", {"sequence": LAST - 1}, {"sequence": LAST}),
-    ),
-    "a sequence": Plant(
-        "UPDATE product SET sequence = sequence + 1 WHERE id = '{product}'",
-        *("SEQUENCE_GAP", {"sequence": LAST}, {"sequence": LAST + 1}),
-    ),
-    "events of long ago": Plant("DELETE FROM outbox WHERE product_id = '{product}' AND sequence < 3"),
-    "events all of long ago": Plant("DELETE FROM outbox WHERE product_id = '{product}'"),
-    "nothing": Plant("SELECT 1"),
-}
-IN_HISTORY = {"a change", "a reserved change", "a balance of the past", "the first row", "rows between"} | {
-    *("an event between", "what came long ago")
-}
-
-
-async def plant(place: Place, *names: str) -> dict[str, str]:
-    """Make a product for each of these, make it wrong, and return the subjects of the findings by name."""
-    subjects = {}
-    async with at_work(place.store) as writer:
-        for warehouse in ("wh_1", "wh_2"):
-            await submit(writer, CreateWarehouse(id=warehouse, name=warehouse))
-        made = await asyncio.gather(*(_product(writer, f"prod {name}") for name in names))
-    for name, (item, second) in zip(names, made, strict=True):
-        sql = PLANTS[name].sql.format(item=item.id, second=second.id, product=item.product_id)
-        await place.alter(*sql.split(";"))
-        about = {"TOTALS": item.product_id, "SEQUENCE": item.product_id, "RECEIVED": second.id}
-        subjects[name] = about.get((PLANTS[name].kind or "").split("_")[0], item.id)
-    return subjects
-
-
-async def _product(writer: Writer, product: str) -> tuple[Item, Item]:
-    """A product of two items, with what a ``Plant`` says of each."""
-    created = CreateItem(sku=product, product_id=product, warehouse_id="wh_1", initial_quantity=10)
-    item = only(await submit(writer, created))
-    assert isinstance(item, Item)
-    line = ReserveLine(inventory_item_id=item.id, quantity=3)
-    other = CreateItem(sku=product, product_id=product, warehouse_id="wh_2", initial_quantity=4)
-    second = only(await submit(writer, other))
-    assert isinstance(second, Item)
-    expect = Expect(inventory_item_id=second.id, quantity=40, expected_at=datetime.now(UTC) + timedelta(days=1))
-    receipt = only(await submit(writer, expect))
-    assert isinstance(receipt, ExpectedReceipt)
-    for operation in (
-        Receive(inventory_item_id=item.id, quantity=5),
-        Reserve(lines=(line,)),
-        Ship(inventory_item_id=item.id, quantity=2),
-        ReceiveExpected(receipt_id=receipt.id, body=ReceiveBody(quantity=3)),
-    ):
-        outcome = only(await submit(writer, operation))
-        assert not isinstance(outcome, InventoryError)
-    return item, second
 
 
 @pytest.mark.parametrize("page", [2, 500])
@@ -464,7 +269,7 @@ async def _look(store: Store, part: Any) -> set[tuple[str, str]]:
     """Everything that one look at a part sees."""
     seen, after = set(), None
     while True:
-        page = await store.audit(part, after=after, limit=reconciliation.PAGES[part])
+        page = await store.compare(part, after=after, limit=PAGES[part])
         seen |= {(each.kind, each.subject) for each in page.discrepancies}
         if (after := page.next_after) is None:
             return seen
@@ -550,8 +355,8 @@ async def test_who_has_lost_the_lease_stops(place: Place, monkeypatch: pytest.Mo
     assert run.ended_at is None
 
 
-async def test_a_run_that_is_broken_off_has_no_end_and_the_next_one_works(place: Place) -> None:
-    """Being told to stop gives the lease back at once."""
+async def test_a_run_that_is_broken_off_has_no_end_and_is_taken_up(place: Place) -> None:
+    """Being told to stop gives the lease back at once; who comes next goes on with it, or gives it up for another."""
     await plant(place, "a total")
     loop = Reconciliation(place.store, minutes=15, second_look_seconds=30)
     await loop.start()
@@ -560,9 +365,13 @@ async def test_a_run_that_is_broken_off_has_no_end_and_the_next_one_works(place:
     (broken,) = await place.store.reconciliations(10)
     assert (broken.ended_at, broken.trigger, broken.actor) == (None, "interval", "inventory-service")
 
-    run = await reconcile(place.store)
-    assert (run.findings, run.raised) == ({"TOTALS_MISMATCH": 1}, 1)
-    assert [each.ended_at is None for each in await place.store.reconciliations(10)] == [False, True]
+    quick = await reconcile(place.store, deep=False)
+    assert (quick.findings, quick.raised) == ({"TOTALS_MISMATCH": 1}, 1)
+    assert [each.status for each in await place.store.reconciliations(10)] == ["DONE", "CANCELLED"]
+    await place.alter(f"UPDATE reconciliation_run SET status = 'RUNNING', ended_at = NULL WHERE id = '{broken.id}'")
+    run = await loop.turn()
+    assert run is not None
+    assert (run.id, run.status, run.findings) == (broken.id, "DONE", {"TOTALS_MISMATCH": 1})
 
 
 async def test_it_runs_every_interval_and_looks_at_everything_once_a_day(place: Place) -> None:
@@ -584,7 +393,7 @@ async def test_it_runs_every_interval_and_looks_at_everything_once_a_day(place: 
     assert await next_turn(minutes=16) == (False, "interval")
     assert await next_turn(hours=23) == (False, "interval")
     assert await next_turn(hours=25) == (True, "interval")
-    await place.alter("UPDATE reconciliation_run SET ended_at = NULL WHERE deep")
+    await place.alter("UPDATE reconciliation_run SET ended_at = NULL, status = 'CANCELLED' WHERE deep")
     assert await next_turn(minutes=16) == (True, "interval")
 
 
@@ -643,7 +452,7 @@ async def test_the_commands_say_what_was_found(shop: Place) -> None:
     of it afterwards.
     """
     subjects = await plant(shop, "a total", "a change")
-    found = inventory("reconcile", "run", "--json", store=shop.url)
+    found = inventory("reconcile", "run", "--dry-run", "--json", store=shop.url)
     told = json.loads(found.stdout)
     shown = inventory("reconcile", "show", store=shop.url)
     await shop.alter(
@@ -654,7 +463,8 @@ async def test_the_commands_say_what_was_found(shop: Place) -> None:
     runs = json.loads(inventory("reconcile", "list", "--json", store=shop.url).stdout)
 
     assert (found.returncode, shown.returncode, clean.returncode) == (1, 0, 0)
-    looked = ("2 products", "2 expected receipts", "12 ledger rows", "20 events")
+    looked = ("2 products", "0 events that wait", "2 expected receipts", "12 ledger rows", "20 events")
+    looked += ("2 findings again, to repair them",)
     assert found.stderr.splitlines() == [f"looked at {part}" for part in looked]
     assert {(each["kind"], each["inventoryItemId"] or each["productId"]) for each in told["findings"]} == {
         ("TOTALS_MISMATCH", subjects["a total"]),
@@ -703,10 +513,10 @@ def test_without_a_store_that_is_fit_for_it_it_says_so(store: str, code: int, se
     assert sentence in only(ended.stderr.splitlines())
 
 
-async def test_a_run_that_is_killed_has_no_end_and_the_next_one_works(shop: Place, tmp_path: Path) -> None:
+async def test_a_run_that_is_killed_has_no_end_and_the_next_one_takes_it_up(shop: Place, tmp_path: Path) -> None:
     """``kill -9`` between the two looks: nothing is found yet, and, its lease over, the next run finds it."""
     await plant(shop, "a total")
-    with process("reconcile", "run", log=tmp_path / "log", store=shop.url) as killed:
+    with process("reconcile", "run", "--dry-run", log=tmp_path / "log", store=shop.url) as killed:
         await until(lambda: shop.store.reconciliations(1))
         killed.send_signal(signal.SIGKILL)
         killed.wait()
@@ -717,7 +527,7 @@ async def test_a_run_that_is_killed_has_no_end_and_the_next_one_works(shop: Plac
 
     run = await reconcile(shop.store)
     assert (run.findings, run.raised) == ({"TOTALS_MISMATCH": 1}, 1)
-    assert [each.ended_at is None for each in await shop.store.reconciliations(10)] == [False, True]
+    assert [(each.id, each.status) for each in await shop.store.reconciliations(10)] == [(run.id, "DONE")]
 
 
 async def test_a_run_that_is_told_to_stop_does_not_say_that_all_is_well(shop: Place, tmp_path: Path) -> None:
@@ -770,7 +580,7 @@ def test_what_was_found_is_shown_as_it_is_called(capsys: pytest.CaptureFixture[s
         last_seen_at=at,
         resolved_at=None,
     )
-    _print(run, [finding], as_json=False)
+    _print(Report(run, [], [finding], []), as_json=False)
 
     assert "[/]" in capsys.readouterr().out
 

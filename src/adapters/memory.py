@@ -19,7 +19,7 @@ from core.errors import ProductNotFound, ProductServiceUnavailable, Unavailable
 from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES, ProductVariant
 from ports.broker import Broker, Delivery, Handler, Message, Receipt, Verdict
 from ports.cache import FLOOR_SECONDS, Cache, Change, Entry
-from ports.catalog import CatalogProduct, Condition, ProductCatalog
+from ports.catalog import CatalogPage, CatalogProduct, Condition, ProductCatalog
 
 TAP_LIMIT = 10_000
 QUEUE_LIMIT = 100_000
@@ -208,6 +208,13 @@ class MemoryCatalog:
     async def variants(self, id: str) -> tuple[ProductVariant, ...]:
         """See the port."""
         return self._found(id)[1]
+
+    async def listed(self, cursor: str | None, *, limit: int) -> CatalogPage | None:
+        """See the port: in order of id."""
+        if self.away or self._forced == "OPEN":
+            raise ProductServiceUnavailable("The Product Service is away.")
+        ids = sorted(id for id in self._products if id > (cursor or ""))
+        return CatalogPage(tuple(ids[:limit]), ids[limit - 1] if len(ids) > limit else None)
 
     async def ping(self) -> None:
         """See the port."""

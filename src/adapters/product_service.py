@@ -28,7 +28,7 @@ from core.errors import (
 )
 from core.events import CORRELATION_ID, ProductVariant
 from core.fields import Text, Word
-from ports.catalog import CatalogProduct, Condition, ProductCatalog
+from ports.catalog import CatalogPage, CatalogProduct, Condition, ProductCatalog
 
 KNOWN_MAX = 1_000
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -72,6 +72,13 @@ class _Envelope(Struct, Generic[T]):
     data: T
 
 
+class _Listing(Struct, rename="camel"):
+    success: Literal[True]
+    data: Annotated[tuple[_Product, ...], Meta(max_length=10_000)]
+    next_cursor: Annotated[str, Meta(min_length=1, max_length=1_000)] | None = None
+
+
+_as_listing = msgspec.json.Decoder(_Listing).decode
 _as_product = msgspec.json.Decoder(_Envelope[_Product]).decode
 _as_variants = msgspec.json.Decoder(_Envelope[Annotated[tuple[ProductVariant, ...], Meta(max_length=500)]]).decode
 
@@ -90,6 +97,7 @@ async def open_catalog(
     *,
     token: Callable[[], str],
     health_path: str = "/health",
+    list_path: str = "",
     deadline: float = 3.0,
     limits: Limits | None = None,
 ) -> AsyncIterator[ProductCatalog]:
@@ -99,6 +107,7 @@ async def open_catalog(
         url: ``http://`` or ``https://``, without query, fragment and user.
         token: returns the token to call with.
         health_path: where it says how it is, behind the base URL.
+        list_path: where it lists its products, behind the base URL; empty where it does not.
         deadline: how long a call may take (seconds).
         limits: how long and how much, instead of what follows from the deadline.
 
@@ -114,7 +123,7 @@ async def open_catalog(
         follow_redirects=False,
         trust_env=False,  # a netrc file would replace our token
     ) as client:
-        yield HttpCatalog(client, base, token=token, health_path=health_path, limits=limits)
+        yield HttpCatalog(client, base, token=token, health_path=health_path, list_path=list_path, limits=limits)
 
 
 def _base(url: str) -> str:
@@ -134,12 +143,20 @@ class HttpCatalog:
     """Asks over one pool of connections."""
 
     def __init__(
-        self, client: httpx2.AsyncClient, base: str, *, token: Callable[[], str], health_path: str, limits: Limits
+        self,
+        client: httpx2.AsyncClient,
+        base: str,
+        *,
+        token: Callable[[], str],
+        health_path: str,
+        list_path: str,
+        limits: Limits,
     ) -> None:
         self._client = client
         self._base = base
         self._token = token
         self._health = f"{base}/{health_path.lstrip('/')}"
+        self._list = f"{base}/{list_path.lstrip('/')}" if list_path else None
         self._limits = limits
         self._breaker = Breaker(open_seconds=limits.open_seconds)
         self._turns = asyncio.Semaphore(limits.at_once)
@@ -163,6 +180,19 @@ class HttpCatalog:
     async def variants(self, id: str) -> tuple[ProductVariant, ...]:
         """See the port."""
         return await self._get(f"{self._path(id)}/variants", id, _as_variants)
+
+    async def listed(self, cursor: str | None, *, limit: int) -> CatalogPage | None:
+        """See the port: ``?limit=&cursor=``, answered with ``data`` and ``nextCursor``, as our own lists are."""
+        if self._list is None:
+            return None
+        after = "" if cursor is None else f"&cursor={quote(cursor, safe='')}"
+        mark = "&" if "?" in self._list else "?"
+        try:
+            return await self._get(f"{self._list}{mark}limit={limit}{after}", "", _as_page)
+        except ProductNotFound:
+            raise ProductServiceProtocolError(
+                "The Product Service lists no products at INVENTORY_CATALOG_LIST_PATH; correct it, or leave it empty."
+            ) from None
 
     async def ping(self) -> None:
         """See the port. Without a token, and without a second try: whoever asks does so regularly."""
@@ -269,6 +299,14 @@ class HttpCatalog:
                         f"The Product Service's answer is larger than {self._limits.bytes_max} bytes."
                     )
             return 200, bytes(body), 0.0
+
+
+def _as_page(body: bytes) -> _Envelope[CatalogPage]:
+    listing = _as_listing(body)
+    ids = tuple(id for each in listing.data if (id := each.id or each.product_id) is not None)
+    if len(ids) < len(listing.data):
+        raise msgspec.ValidationError("a product of the list has no id")
+    return _Envelope(True, CatalogPage(ids, listing.next_cursor))
 
 
 def _checked(body: bytes, id: str, decode: Callable[[bytes], _Envelope[T]]) -> T:

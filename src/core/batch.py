@@ -22,6 +22,7 @@ from core.operations import (
     Operation,
     Outcome,
     ReceiveExpected,
+    Rectify,
     Release,
     Request,
     Reserve,
@@ -106,8 +107,8 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
                 wanted.warehouse_ids.add(operation.warehouse_id)
             case ApplyProductEvent():
                 _add_product_event(needs, operation)
-            case UpdateProduct():
-                needs.products.add(operation.product_id)
+            case UpdateProduct() | Rectify():
+                _add_product(needs, operation)
             case CreateWarehouse():
                 wanted.warehouse_ids |= {operation.id} if operation.id else set()
             case UpdateWarehouse():
@@ -117,6 +118,13 @@ def _needs(operations: Iterable[Operation]) -> _Needs:
                 if isinstance(operation, Transfer):
                     wanted.warehouse_ids.add(operation.to_warehouse_id)
     return needs
+
+
+def _add_product(needs: _Needs, operation: UpdateProduct | Rectify) -> None:
+    needs.products.add(operation.product_id)
+    if isinstance(operation, Rectify):
+        needs.wanted.whole_products.add(operation.product_id)
+        needs.wanted.evidence.add(operation.product_id)
 
 
 def _add_lines(needs: _Needs, operation: Reserve) -> None:
@@ -149,6 +157,8 @@ def _rows(operation: Operation) -> int:
             return 4 * len(operation.lines)
         case Release() | Fulfil() | Expire():
             return 20  # its lines are not known yet; most have few
+        case Rectify():
+            return 20
         case ApplyProductEvent():
             return 4 * max(len(operation.event.skus), 1) * max(len(operation.policy.warehouse_ids), 1)
         case _:
@@ -178,7 +188,8 @@ class Batch:
         expire_due(self.book)
         keys = [work.request.key for work in self._works if work.request.key is not None]
         stored = {answer.key.scope: answer for answer in await transaction.answers(keys)}
-        for work in self._works:
+        # What records say of each other holds for what was read, not for what is decided here: corrections come first.
+        for work in sorted(self._works, key=lambda work: not work.needs.wanted.evidence):
             self.results.append((work, self._outcomes(work.request, stored)))
         if not await transaction.save(self.book, self._answers):
             raise Stale
@@ -201,6 +212,7 @@ class Batch:
             whole_products=transfers.union(*(wanted.whole_products for wanted in needs)),
             skus=set().union(*(wanted.skus for wanted in needs)),
             event_ids=set().union(*(wanted.event_ids for wanted in needs)),
+            evidence=set().union(*(wanted.evidence for wanted in needs)),
             all_warehouses=any(wanted.all_warehouses for wanted in needs),
         )
 

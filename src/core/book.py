@@ -4,17 +4,19 @@ A ``Posting`` writes one operation: ledger rows as they come, then, when the ope
 and the events of what it crossed (rules R13 to R16). ``rules.py`` decides what is posted; a store saves the book.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from core import events
 from core.errors import Conflict, NotFound, PreconditionFailed
 from core.events import Event, Metadata, OutboxRow, Payload, ProductEvent
+from core.findings import Discrepancy
 from core.ids import new_event_id, new_id
 from core.operations import EventOutcome
 from core.sourcing import STRATEGIES, Strategy
@@ -31,6 +33,16 @@ from core.stock import (
 
 SYSTEM = "inventory-service"
 """The actor of what the service does by itself."""
+
+
+class Evidence(Struct, frozen=True):
+    """What a product's records say of each other, read under its lock.
+
+    Where they disagree; and what the ledger says came of its expected receipts, by id, where those say otherwise.
+    """
+
+    discrepancies: tuple[Discrepancy, ...] = ()
+    came: Mapping[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -53,6 +65,7 @@ class Book:
     events_seen: set[str] = field(default_factory=set)
     inbox: list[tuple[ProductEvent, EventOutcome]] = field(default_factory=list)
     loaded: dict[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
     sourcing: Mapping[str, Strategy] = field(default_factory=lambda: STRATEGIES)
     _places: dict[tuple[str, str], str] = field(default_factory=dict)
     _named: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -189,6 +202,7 @@ class Posting:
         self.before: dict[str, Item | None] = {}
         self.rows: list[StockTransaction] = []
         self.expired: dict[str, tuple[Reservation, int]] = {}
+        self.announced: set[str] = set()
 
     def post(
         self,
@@ -260,7 +274,7 @@ class Posting:
     def _payloads(
         self, before: Product, product: Product, moved: "list[_Moved]"
     ) -> Iterable[tuple[StockTransaction, Payload]]:
-        yield from _levels(product, moved)
+        yield from _levels(product, moved, self.announced)
         if product.is_out_of_stock != before.is_out_of_stock:
             restock = self.book.restock_expected(product.id) if product.total_expected else None
             yield _crossing(product, moved, restock)
@@ -290,9 +304,11 @@ def _available(item: Item | None) -> int:
     return item.available if item else 0
 
 
-def _levels(product: Product, moved: list[_Moved]) -> Iterable[tuple[StockTransaction, Payload]]:
+def _levels(
+    product: Product, moved: list[_Moved], announced: Collection[str]
+) -> Iterable[tuple[StockTransaction, Payload]]:
     for old, new, row in moved:
-        if new.available != _available(old):
+        if new.available != _available(old) or new.id in announced:
             yield row, _level_changed(product, old, new, row)
     for old, new, row in moved:
         if new.is_low and not (old and old.is_low):
@@ -393,6 +409,7 @@ _REASONS: dict[str, str] = {
     "RELEASE": "Reservation released",
     "EXPIRY": "Reservation expired",
     "FULFILMENT": "Reservation fulfilled",
+    "CORRECTION": "Records brought in line",
 }
 """What an event says of a change for which the caller gave no reason."""
 

@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr
 from core.errors import KINDS, InventoryError
 from core.events import ProductEvent
 from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word, utc
+from core.findings import Kind, Values
 from core.stock import ExpectedReceipt, Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
 
 
@@ -361,6 +362,34 @@ class EventOutcome(Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class Rectify(Struct, frozen=True, kw_only=True):
+    """Bring what is derived of a product in line with the records it is derived from, which are read under the lock.
+
+    What agrees by then is left alone, so doing it twice changes nothing. Of the items to ``announce`` everybody is told
+    again how they stand, whether or not that has changed. ``run_id`` names the reconciliation.
+    """
+
+    product_id: str
+    kinds: tuple[Kind, ...]
+    announce: tuple[str, ...] = ()
+    run_id: str
+
+
+class Correction(Struct, frozen=True, rename="camel", kw_only=True):
+    """What was wrong about an item or product, and the values that have changed."""
+
+    kind: Kind
+    subject: str
+    before: Values
+    after: Values
+
+
+class Rectified(Struct, frozen=True, kw_only=True):
+    """What was corrected of a product; nothing where everything agreed, or nothing follows from any record."""
+
+    corrections: tuple[Correction, ...]
+
+
 ReservationStep = Release | Confirm | Extend | Fulfil | Expire
 ReceiptStep = AmendExpected | ReceiveExpected | CancelExpected
 Operation = (
@@ -370,6 +399,7 @@ Operation = (
     | Expect
     | ReceiptStep
     | ApplyProductEvent
+    | Rectify
     | CreateItem
     | UpdateItem
     | UpdateProduct
@@ -385,12 +415,13 @@ class StockChange(Struct, frozen=True, rename="camel"):
     item: Item
 
 
-Result = StockChange | Reservation | ExpectedReceipt | Item | Product | Warehouse | EventOutcome
+Result = StockChange | Reservation | ExpectedReceipt | Item | Product | Warehouse | EventOutcome | Rectified
 _RESULTS: dict[type, type] = {
     Reserve: Reservation,
     **dict.fromkeys((Release, Confirm, Extend, Fulfil, Expire), Reservation),
     **dict.fromkeys((Expect, AmendExpected, ReceiveExpected, CancelExpected), ExpectedReceipt),
     ApplyProductEvent: EventOutcome,
+    Rectify: Rectified,
     CreateItem: Item,
     UpdateItem: Item,
     UpdateProduct: Product,

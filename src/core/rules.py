@@ -2,7 +2,8 @@
 
 ``decide`` either changes the book (balances, ledger rows, events) or raises and leaves it as it was. Nothing here reads
 a clock, a database or a setting. Stock operations are ruled by ``movements.py``, reservations by ``reservations.py``,
-expected receipts by ``receipts.py``, product events by ``catalog.py``; items, products and warehouses here.
+expected receipts by ``receipts.py``, product events by ``catalog.py``,
+corrections by ``rectification.py``; items, products and warehouses here.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from core.operations import (
     CreateWarehouse,
     Expect,
     Operation,
+    Rectify,
     Reserve,
     Result,
     UpdateItem,
@@ -30,6 +32,7 @@ from core.operations import (
     UpdateWarehouse,
 )
 from core.receipts import RECEIPT_STEPS, expect
+from core.rectification import rectify
 from core.reservations import STEPS, reserve
 from core.stock import Item, Product, TransactionType, Warehouse
 
@@ -140,6 +143,7 @@ _RULES: dict[type, Callable[[Book, Any, Cause], Result]] = {
     Reserve: reserve,
     Expect: expect,
     ApplyProductEvent: apply_product_event,
+    Rectify: rectify,
     CreateItem: _create_item,
     UpdateItem: _update_item,
     UpdateProduct: _update_product,

@@ -28,6 +28,7 @@ TransactionType = Literal[
     "FULFILMENT",
     "REMAP_OUT",
     "REMAP_IN",
+    "CORRECTION",
 ]
 ReservationStatus = Literal["HELD", "CONFIRMED", "FULFILLED", "RELEASED", "EXPIRED"]
 ExpectedReceiptStatus = Literal["EXPECTED", "PARTIALLY_RECEIVED", "RECEIVED", "CANCELLED"]

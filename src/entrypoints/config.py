@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from adapters.telemetry import HIDDEN, mask
 from core.errors import ValidationFailed
 from core.events import Payload
+from core.findings import Repairs
 from core.products import Policy
 
 PREFIX = "INVENTORY_"
@@ -61,6 +62,7 @@ class Config(Struct, frozen=True, kw_only=True):
     catalog_key: Annotated[str, _text("The same by a private key: a PEM file (EC P-256, Ed25519, RSA)", "a file")] = ""
     catalog_audience: Annotated[str, _text("The audience of our tokens for the Product Service")] = "product-service"
     catalog_health_path: Annotated[str, _text("Where the Product Service says how it is", "a path")] = "/health"
+    catalog_list_path: Annotated[str, _text("Where it lists its products; empty where it does not", "a path")] = ""
     catalog_health_seconds: Annotated[int, _number("How often it is asked that, in seconds; 0 for never", 0, 3_600)] = (
         15
     )
@@ -106,6 +108,28 @@ class Config(Struct, frozen=True, kw_only=True):
     reconcile_minutes: Annotated[int, _number("How often records are compared, in minutes; 0 for never", 0, 10_080)] = (
         15
     )
+    reconcile_repair: Annotated[
+        str,
+        _choice(
+            "What runs that come by themselves repair: nothing (plan), all but what takes stock away or off sale "
+            "(safe), or everything (all)",
+            "plan",
+            "safe",
+            "all",
+        ),
+    ] = "safe"
+    reconcile_changes_max: Annotated[
+        int, _number("A run with more than so much to repair repairs nothing", 0, 10**6)
+    ] = 1_000
+    reconcile_percent_max: Annotated[
+        int, _number("Nor one with more than this percentage of what it looked at, if that is more than 10", 0, 100)
+    ] = 1
+    reconcile_rate: Annotated[
+        int, _number("Products and rows that runs look at in a second, at most; 0 for no limit", 0, 10**6)
+    ] = 10_000
+    reconcile_settle_seconds: Annotated[
+        int, _number("How long a change at the Product Service may be on its way, in seconds", 0, 3_600)
+    ] = 5
     auto_create_on_product_creation: Annotated[
         bool, Meta(description="Make items for new products", extra={"allowed": "true or false"})
     ] = True
@@ -127,6 +151,11 @@ class Config(Struct, frozen=True, kw_only=True):
         if self.catalog_policy == "auto":
             return "off" if self.catalog.startswith("memory:") else "lenient"
         return cast("Policy", self.catalog_policy)
+
+    @property
+    def repairs(self) -> Repairs:
+        """``reconcile_repair`` as reconciliation calls it."""
+        return cast("Repairs", self.reconcile_repair)
 
     @property
     def secret_file(self) -> Path:

@@ -5,7 +5,6 @@ import getpass
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from secrets import token_hex
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,10 +23,10 @@ from core.redelivery import Elsewhere, Redelivery
 from core.writer import Writer
 from entrypoints.config import Config
 from entrypoints.consumer import start_writing
-from entrypoints.terminal import check_tables, console, print_json, run_to_end, time_text, with_store
+from entrypoints.terminal import check_tables, console, print_json, run_to_end, somebody_runs, time_text, with_store
 from entrypoints.wiring import make_container
 from ports.dead_letters import Letter, LetterDetail, LetterFilter, LetterGroup, Retry
-from ports.store import RELAY, Store
+from ports.store import Store
 
 _DETAIL_SHOWN = 100
 _POLL_SECONDS = 0.2
@@ -197,14 +196,6 @@ def _at_work(config: Config, work: Callable[[DeadLetters, Redelivery, Store], Aw
             return await work(await container.get(DeadLetters), await container.get(Redelivery), store)
 
     return run_to_end(main())
-
-
-async def somebody_runs(store: Store) -> bool:
-    """Whoever moves events owns the relay's lease, and tries dead letters too."""
-    lease = await store.acquire(RELAY, f"{_NAME}-{token_hex(8)}", seconds=1.0)
-    if lease is not None:
-        await store.release(lease)
-    return lease is None
 
 
 async def _watch(store: Store, redelivery: Redelivery, retry: Retry) -> Retry:

@@ -1,4 +1,7 @@
-"""``inventory reconciler``: looks by itself, every so often, whether the records agree. It needs the store alone."""
+"""``inventory reconciler``: looks by itself, every so often, whether the records agree, and repairs what it may.
+
+It needs the store, the Product Service where there is one, and the cache, whose readers hear of its repairs.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,6 +12,7 @@ from dishka import AsyncContainer
 from core.reconciliation import Reconciliation
 from entrypoints import process
 from entrypoints.config import Config, SettingError
+from entrypoints.consumer import start_writing
 from entrypoints.wiring import make_container
 from ports.store import Store
 
@@ -27,6 +31,7 @@ def run(config: Config) -> None:
     async def main(stop: asyncio.Event) -> None:
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
+            await start_writing(container, ends)
             await ends.enter_async_context(reconciling(container))
             process.ready()
             await stop.wait()
@@ -36,7 +41,7 @@ def run(config: Config) -> None:
 
 @asynccontextmanager
 async def reconciling(container: AsyncContainer) -> AsyncIterator[None]:
-    """Reconcile every interval while the block runs, as soon as the store is there and fit for it."""
+    """Reconcile every interval, and when asked to, while the block runs, as soon as the store is fit for it."""
     store, reconciliation = await container.get(Store), await container.get(Reconciliation)
 
     async def start() -> None:

@@ -19,8 +19,8 @@ from core.imports import Imports
 from core.sheets import write_rows
 from entrypoints.config import Config
 from entrypoints.consumer import start_writing
-from entrypoints.dead_letters import act, somebody_runs
-from entrypoints.terminal import check_tables, console, print_json, run_to_end, time_text, with_store
+from entrypoints.dead_letters import act
+from entrypoints.terminal import check_tables, console, print_json, run_to_end, somebody_runs, time_text, with_store
 from entrypoints.wiring import make_container
 from ports.imports import PART_BYTES, Import, ImportOrder, RowError
 from ports.store import ItemFilter, Store

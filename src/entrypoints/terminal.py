@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from secrets import token_hex
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from adapters.registry import connect
 from adapters.telemetry import configure_logging
 from core.errors import ValidationFailed
 from entrypoints.config import Config
-from ports.store import Store
+from ports.store import RELAY, Store
 
 T = TypeVar("T")
 
@@ -54,6 +55,14 @@ async def check_tables(store: Store) -> None:
     """
     if pending := await store.pending_migrations():
         raise ValidationFailed(f"The store lacks the migrations {', '.join(pending)}; run `inventory migrate`.")
+
+
+async def somebody_runs(store: Store) -> bool:
+    """Tell whether a service is at work on the store: whoever moves events owns the relay's lease."""
+    lease = await store.acquire(RELAY, f"inventory-cli-{token_hex(8)}", seconds=1.0)
+    if lease is not None:
+        await store.release(lease)
+    return lease is None
 
 
 def print_json(value: object) -> None:

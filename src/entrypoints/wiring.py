@@ -21,6 +21,7 @@ from core.dead_letters import DeadLetters
 from core.delivery import Relay
 from core.expiry import Sweeper
 from core.feed import Feed
+from core.findings import Limits
 from core.housekeeping import Housekeeper
 from core.imports import Imports
 from core.inventory import Inventory
@@ -29,8 +30,10 @@ from core.products import Products
 from core.reception import Reception
 from core.reconciliation import Reconciliation
 from core.redelivery import Redelivery
+from core.repairing import Repairer
 from core.snapshots import Snapshots
 from core.sourcing import STRATEGIES
+from core.survey import CatalogSurvey
 from core.writer import Writer
 from entrypoints.config import Config, SettingError
 from ports.broker import Broker
@@ -70,6 +73,7 @@ def connect_catalog(config: Config) -> AbstractAsyncContextManager[ProductCatalo
         config.catalog,
         token=ServiceToken(signed_with, issuer=config.auth_issuer[0], audience=config.catalog_audience),
         health_path=config.catalog_health_path,
+        list_path=config.catalog_list_path,
         deadline=config.catalog_timeout_ms / 1000,
     )
 
@@ -165,16 +169,20 @@ class UseCases(Provider):
         return Relay(store, broker, owner=self._owner, required_events=frozenset(self._config.required_events))
 
     @provide
-    def products(self, catalog: ProductCatalog, store: Store) -> Products:
-        """Make the judge of products."""
+    def making(self) -> EventPolicy:
+        """Say what a new product leads to."""
         config = self._config
-        making = EventPolicy(
+        return EventPolicy(
             auto_create=config.auto_create_on_product_creation,
             warehouse_ids=config.default_warehouses,
             reorder_threshold=config.default_reorder_threshold,
             target_stock_level=config.default_target_stock_level,
         )
-        return Products(catalog, store, policy=config.policy, making=making)
+
+    @provide
+    def products(self, catalog: ProductCatalog, store: Store, making: EventPolicy) -> Products:
+        """Make the judge of products."""
+        return Products(catalog, store, policy=self._config.policy, making=making)
 
     @provide
     def product_events(self, store: Store, broker: Broker, writer: Writer, products: Products) -> ProductEvents:
@@ -210,9 +218,22 @@ class UseCases(Provider):
         )
 
     @provide
-    def reconciliation(self, store: Store) -> Reconciliation:
-        """Make what looks whether the records agree."""
-        return Reconciliation(store, minutes=self._config.reconcile_minutes)
+    def reconciliation(
+        self, store: Store, writer: Writer, catalog: ProductCatalog, making: EventPolicy
+    ) -> Reconciliation:
+        """Make what looks whether the records agree; without a Product Service it asks nobody."""
+        config = self._config
+        settle = config.reconcile_settle_seconds
+        survey = None if config.policy == "off" else CatalogSurvey(store, catalog, settle_seconds=settle)
+        return Reconciliation(
+            store,
+            Repairer(store, writer, survey, making=making),
+            survey,
+            minutes=config.reconcile_minutes,
+            repairs=config.repairs,
+            limits=Limits(changes_max=config.reconcile_changes_max, percent_max=config.reconcile_percent_max),
+            rate=config.reconcile_rate,
+        )
 
     @provide
     def verifier(self) -> Verifier:

@@ -18,6 +18,13 @@ class CatalogProduct(Struct, frozen=True, rename="camel", kw_only=True):
     stale: bool = False
 
 
+class CatalogPage(Struct, frozen=True):
+    """The ids of some products of a list, and where to go on; ``next_cursor`` is None on the last page."""
+
+    ids: tuple[str, ...]
+    next_cursor: str | None
+
+
 class Condition(Struct, frozen=True, rename="camel", kw_only=True):
     """How a catalogue stands, as seen from this process.
 
@@ -49,6 +56,15 @@ class ProductCatalog(Protocol):
 
         Raises:
             ProductNotFound: there is no product of that id.
+            ProductServiceUnavailable: it could not be asked.
+            ProductServiceProtocolError: what it answered cannot be used.
+        """
+        ...
+
+    async def listed(self, cursor: str | None, *, limit: int) -> CatalogPage | None:
+        """Return the next products of the catalogue's own list, about ``limit``; None where it offers none.
+
+        Raises:
             ProductServiceUnavailable: it could not be asked.
             ProductServiceProtocolError: what it answered cannot be used.
         """

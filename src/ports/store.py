@@ -14,13 +14,13 @@ from msgspec import Struct
 
 from core.book import Book
 from core.events import OutboxRow
-from core.findings import Discrepancy, Finding, Part, Run, Trigger
 from core.operations import IdempotencyKey
 from core.stock import Balance, ExpectedReceipt, Hold, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
 from ports.imports import ImportStore
 from ports.outbox import Lease, OutboxStore
 from ports.product_records import ProductRecords
+from ports.reconciliation import ReconciliationStore
 
 T = TypeVar("T")
 BACKLOG_MAX = 10_000
@@ -48,6 +48,8 @@ class Wanted(Struct, kw_only=True):
     """SKUs of which every item is wanted."""
     event_ids: set[str] = set()
     """Product events of which it matters whether they were applied."""
+    evidence: set[str] = set()
+    """Products of which it matters what their records say of each other."""
     all_warehouses: bool = False
 
 
@@ -169,18 +171,6 @@ class ProductStock(Struct, frozen=True):
     supplies: tuple[Supply, ...] = ()
 
 
-class AuditPage(Struct, frozen=True):
-    """So many products (or, of history, rows) looked at, the items among them, and what disagrees there.
-
-    ``next_after`` is where to go on, None when this was the last page.
-    """
-
-    looked_at: int
-    items: int
-    discrepancies: tuple[Discrepancy, ...]
-    next_after: str | None
-
-
 class Condition(Struct, frozen=True):
     """What a database says of itself: its clock, and whether it takes no writes (a standby, say)."""
 
@@ -195,7 +185,7 @@ class Backlog(Struct, frozen=True):
     oldest_at: datetime | None
 
 
-class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, Protocol):
+class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, ReconciliationStore, Protocol):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
@@ -339,52 +329,6 @@ class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, Protocol)
 
     def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """Yield once for every announcement, several in quick succession counting as one; best effort."""
-        ...
-
-    # -- reconciliation ----------------------------------------------------------------------------------------------
-
-    async def audit(self, part: Part, *, after: str | None, limit: int) -> AuditPage:
-        """Compare the records of the next ``limit`` products of a part, or rows of its history.
-
-        What is found was so at one moment: nothing in a page can disagree because it was changed meanwhile. Takes no
-        lock. One of "stock" reads no history; how long it takes does not depend on it.
-        """
-        ...
-
-    async def audit_size(self, part: Part) -> int:
-        """Estimate how much ``audit`` will look at in all of a part, without counting history."""
-        ...
-
-    async def begin_reconciliation(self, id: str, *, trigger: Trigger, actor: str, deep: bool) -> Run:
-        """Put a run on record."""
-        ...
-
-    async def save_findings(self, run_id: str, discrepancies: Collection[Discrepancy]) -> None:
-        """Put on record that a run has seen these; what is known by kind and subject is not raised anew."""
-        ...
-
-    async def end_reconciliation(self, run: Run) -> Run:
-        """Record a run's end and what it looked at; return it with what it found.
-
-        A deep run's end resolves every finding that was last seen before it began. Runs that began, and findings that
-        were resolved, more than 30 days ago are dropped.
-        """
-        ...
-
-    async def since_reconciled(self, *, deep: bool = False) -> float:
-        """Return how many seconds ago the last run began, or the last ``deep`` one that has ended; inf for never."""
-        ...
-
-    async def reconciliations(self, limit: int) -> list[Run]:
-        """Return the last runs, newest first."""
-        ...
-
-    async def reconciliation(self, id: str) -> Run | None:
-        """Return a run."""
-        ...
-
-    async def findings(self, run: Run | None = None, *, after: Finding | None = None, limit: int) -> list[Finding]:
-        """Return what stands, or what stood while ``run`` was on, by kind and subject; ``after`` is where to go on."""
         ...
 
     # -- housekeeping ------------------------------------------------------------------------------------------------

@@ -54,7 +54,9 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     else:
         async with (
             standing_in() as (service, url),
-            connect("catalog", url, token=ours, limits=Limits(pause=0.01, open_seconds=0.05)) as catalog,
+            connect(
+                "catalog", url, token=ours, list_path="/products", limits=Limits(pause=0.01, open_seconds=0.05)
+            ) as catalog,
         ):
             yield Subject(catalog, service)
 
@@ -137,3 +139,22 @@ async def test_an_open_circuit_tells_the_last_known_product(subject: Subject) ->
     subject.catalog.force(None)
     assert not (await subject.catalog.product("prod_1")).stale
     assert subject.catalog.condition().circuit == "CLOSED"
+
+
+async def test_its_products_are_listed(subject: Subject) -> None:
+    """A page at a time, each once; away it is unavailable."""
+    for id in ("a/b", "prod_2", "prod_3"):
+        subject.put(id, id, "Thing")
+
+    ids: list[str] = []
+    cursor, pages = None, 0
+    while pages == 0 or cursor is not None:
+        page = await subject.catalog.listed(cursor, limit=2)
+        assert page is not None
+        ids += page.ids
+        cursor, pages = page.next_cursor, pages + 1
+    subject.away()
+    with pytest.raises(ProductServiceUnavailable):
+        await subject.catalog.listed(None, limit=2)
+
+    assert (ids, pages) == (["a/b", "prod_1", "prod_2", "prod_3"], 2)

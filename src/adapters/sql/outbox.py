@@ -74,7 +74,7 @@ class SqlOutbox:
         async with self.database.writing() as connection:
             now, _ = await self.database.clock(connection)
             ended = {"expires_at": now - timedelta(seconds=1), "owner": ""}
-            await connection.execute(update(tables.lease).where(_held(lease)).values(ended))
+            await connection.execute(update(tables.lease).where(held(lease)).values(ended))
             await connection.commit()
 
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
@@ -96,7 +96,7 @@ class SqlOutbox:
         """Draw the positions from the lease's own row: that is the fence and the counter in one."""
         table = tables.lease
         async with self.database.writing() as connection:
-            drawn = update(table).where(_held(lease)).values(position=table.c.position + len(rows))
+            drawn = update(table).where(held(lease)).values(position=table.c.position + len(rows))
             mark = (await connection.execute(drawn.returning(table.c.position, self.database.now()))).one_or_none()
             if mark is None:
                 return False
@@ -143,6 +143,7 @@ def _in_order(row: dict[str, Any]) -> tuple[str, int]:
     return row["product_id"], row["sequence"]
 
 
-def _held(lease: Lease) -> Any:
+def held(lease: Lease) -> Any:
+    """Select the row of a lease that is still ours: touching it in a transaction is the fence."""
     table = tables.lease.c
     return and_(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)

@@ -1,4 +1,4 @@
-"""What is kept of reconciliations: the runs, and the findings, which are known again by kind and subject."""
+"""What is kept of reconciliations: runs, findings, which are known again by kind and subject, and repairs."""
 
 import math
 from collections.abc import Collection
@@ -7,71 +7,120 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import asdict, replace
-from sqlalchemy import Select, and_, case, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.sql import audit, tables
+from adapters.sql import acts, comparisons, tables
 from adapters.sql.database import Database, upsert
-from core.findings import Discrepancy, Finding, Part, Run, Trigger
-from ports.store import AuditPage
+from adapters.sql.outbox import held
+from core.acts import Act
+from core.errors import Conflict, NotFound
+from core.findings import NATURES, SEEN_IN, Discrepancy, Finding, Part, Repair, Repairs, Run, Tally, Trigger
+from ports.outbox import Lease
+from ports.reconciliation import RECONCILIATION, ComparedPage
 
 _KEPT = timedelta(days=30)
 _DROPPED_MAX = 1_000
+_OPEN = ("REQUESTED", "RUNNING")
+_PROGRESS = (
+    *("status", "products", "items", "alarms", "part", "place", "looked_at", "about", "done", "present", "absent"),
+    *("findings", "raised", "resolved", "outcomes", "ended_at"),
+)
+_AS_JSON = ("findings", "outcomes", "alarms", "done")
+_AGES = ("new", "day", "week", "older")
 
 
 class SqlReconciliation:
-    """The part of ``ports.store.Store`` that reconciles."""
+    """See ``ports.reconciliation.ReconciliationStore``."""
 
     database: Database
 
-    async def audit(self, part: Part, *, after: str | None, limit: int) -> AuditPage:
-        """See ``audit``."""
+    async def compare(self, part: Part, *, after: str | None, limit: int) -> ComparedPage:
+        """See ``comparisons``."""
         async with self.database.reading() as connection:
-            if connection.dialect.name == "postgresql":
-                # A page is found by indexes. How little of an index it needs is more than the planner can guess.
-                await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            await _by_indexes(connection)
             if part == "stock":
-                return await audit.standing(self.database, connection, after=after, limit=limit)
+                return await comparisons.standing(self.database, connection, after=after, limit=limit)
+            if part == "outbox":
+                return await comparisons.stuck(self.database, connection, after=after, limit=limit)
             if part == "receipts":
-                return await audit.receipts(self.database, connection, after=after, limit=limit)
-            return await audit.history(connection, part, after=after, limit=limit)
+                return await comparisons.receipts(self.database, connection, after=after, limit=limit)
+            return await comparisons.history(connection, part, after=after, limit=limit)
 
-    async def audit_size(self, part: Part) -> int:
-        """See ``audit``."""
+    async def compare_products(self, product_ids: Collection[str]) -> tuple[Discrepancy, ...]:
+        """See ``comparisons``."""
         async with self.database.reading() as connection:
-            return int(await connection.scalar(audit.size(part)) or 0)
+            await _by_indexes(connection)
+            return await comparisons.of_products(self.database, connection, product_ids)
 
-    async def begin_reconciliation(self, id: str, *, trigger: Trigger, actor: str, deep: bool) -> Run:
-        """On the database's clock."""
+    async def compared_size(self, part: Part) -> int:
+        """See ``comparisons``."""
+        async with self.database.reading() as connection:
+            return int(await connection.scalar(comparisons.size(part)) or 0)
+
+    async def product_ids(self, *, after: str | None, limit: int) -> list[str]:
+        """By primary key."""
+        async with self.database.reading() as connection:
+            return await comparisons.product_ids(connection, after=after, limit=limit)
+
+    # -- a run's life --------------------------------------------------------------------------------------------------
+
+    async def begin_reconciliation(
+        self, lease: Lease, id: str, *, trigger: Trigger, actor: str, deep: bool, repairs: Repairs
+    ) -> Run | None:
+        """On the database's clock; whoever holds the lease knows that nobody is at the others."""
+        runs = tables.reconciliation_run
         async with self.database.writing() as connection:
+            if not await _fenced(connection, lease):
+                return None
             now, _ = await self.database.clock(connection)
-            run = Run(id=id, trigger=trigger, actor=actor, deep=deep, started_at=now)
-            await connection.execute(insert(tables.reconciliation_run).values(_run_row(run)))
+            broken = update(runs).where(runs.c.status == "RUNNING", runs.c.id != id)
+            await connection.execute(broken.values(status="CANCELLED", ended_at=now))
+            run = await _on_record(connection, id)
+            if run is None:
+                run = Run(id=id, trigger=trigger, actor=actor, deep=deep, repairs=repairs, started_at=now)
+                await connection.execute(insert(runs).values(_run_row(run)))
+            elif run.status == "REQUESTED":
+                run = replace(run, status="RUNNING", started_at=now)
+                begun = update(runs).where(runs.c.id == id)
+                await connection.execute(begun.values(status=run.status, started_at=now))
             await connection.commit()
         return run
 
-    async def save_findings(self, run_id: str, discrepancies: Collection[Discrepancy]) -> None:
-        """An upsert; one that was resolved begins anew."""
-        table = tables.reconciliation_finding
+    async def advance_reconciliation(
+        self, lease: Lease, run: Run, *, found: Collection[Discrepancy] = (), repairs: Collection[Repair] = ()
+    ) -> Run | None:
+        """Fence, progress, findings and repairs in one commit."""
         async with self.database.writing() as connection:
+            if not await _fenced(connection, lease):
+                return None
+            recorded = await _on_record(connection, run.id)
+            if recorded is None or not recorded.is_open:
+                return recorded
             now, _ = await self.database.clock(connection)
-            fresh = upsert(connection, table)
-            seen = {name: fresh.excluded[name] for name in ("expected", "found", "run_id", "last_seen_at")}
-            first = case((table.c.resolved_at.is_(None), table.c.first_seen_at), else_=fresh.excluded.first_seen_at)
-            statement = fresh.on_conflict_do_update(
-                index_elements=[table.c.kind, table.c.subject],
-                set_={**seen, "first_seen_at": first, "resolved_at": None},
-            )
-            await connection.execute(statement, [_finding_row(each, run_id, now) for each in discrepancies])
+            if found:
+                await connection.execute(_seen(connection), [_finding_row(each, run.id, now) for each in found])
+            if repairs:
+                await _keep(connection, now, repairs)
+            await _put(connection, run)
             await connection.commit()
+        return run
 
-    async def end_reconciliation(self, run: Run) -> Run:
+    async def end_reconciliation(self, lease: Lease, run: Run) -> Run | None:
         """Resolve by time, not by what this run remembers: it cannot undo what one that took over has seen since."""
-        table = tables.reconciliation_finding
-        gone = and_(table.c.resolved_at.is_(None), table.c.run_id != run.id, table.c.last_seen_at < run.started_at)
+        table, repair = tables.reconciliation_finding, tables.reconciliation_repair
+        kinds = [kind for kind, parts in SEEN_IN.items() if parts <= set(run.done)]
+        unseen = and_(table.c.run_id != run.id, table.c.last_seen_at < run.started_at)
+        gone = and_(table.c.resolved_at.is_(None), table.c.kind.in_(kinds), unseen)
         new = func.coalesce(func.sum(case((table.c.first_seen_at >= run.started_at, 1), else_=0)), 0)
         seen = select(table.c.kind, func.count(), new).where(table.c.run_id == run.id).group_by(table.c.kind)
+        became = select(repair.c.outcome, func.count()).where(repair.c.run_id == run.id).group_by(repair.c.outcome)
         async with self.database.writing() as connection:
+            if not await _fenced(connection, lease):
+                return None
+            recorded = await _on_record(connection, run.id)
+            if recorded is None or not recorded.is_open:
+                return recorded
             now, _ = await self.database.clock(connection)
             resolved = 0
             if run.deep:
@@ -83,12 +132,60 @@ class SqlReconciliation:
                 findings={kind: count for kind, count, _ in counts},
                 raised=sum(int(raised) for _, _, raised in counts),
                 resolved=resolved,
+                outcomes={row.outcome: row[1] for row in await connection.execute(became)},
             )
-            runs = tables.reconciliation_run
-            await connection.execute(update(runs).where(runs.c.id == run.id).values(_run_row(run)))
+            await _put(connection, run)
             await _forget(connection, now - _KEPT)
             await connection.commit()
         return run
+
+    async def request_reconciliation(self, id: str, *, deep: bool, repairs: Repairs, act: Act) -> Run:
+        """With the act, in one commit."""
+        runs = tables.reconciliation_run
+        async with self.database.writing() as connection:
+            other = await connection.scalar(select(runs.c.id).where(runs.c.status.in_(_OPEN)).limit(1))
+            if other is not None:
+                raise Conflict(f"Reconciliation {other} has not ended; wait for it, or cancel it.", runId=other)
+            now, _ = await self.database.clock(connection)
+            run = Run(
+                id=id,
+                trigger="request",
+                actor=act.actor,
+                deep=deep,
+                repairs=repairs,
+                started_at=now,
+                status="REQUESTED",
+            )
+            await connection.execute(insert(runs).values(_run_row(run)))
+            await acts.record(connection, now, act, "reconciliation.request", id, deep=deep, repairs=repairs)
+            await connection.commit()
+        return run
+
+    async def cancel_reconciliation(self, id: str, act: Act) -> Run:
+        """Whoever is at it finds out when it next records how far it is."""
+        runs = tables.reconciliation_run
+        async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            ended = update(runs).where(runs.c.id == id, runs.c.status.in_(_OPEN))
+            done = await connection.execute(ended.values(status="CANCELLED", ended_at=now))
+            run = await _on_record(connection, id)
+            if run is None:
+                raise NotFound(f"There is no reconciliation {id}.")
+            if not done.rowcount:
+                raise Conflict(f"Reconciliation {id} has ended: it is {run.status}.", status=run.status)
+            await acts.record(connection, now, act, "reconciliation.cancel", id)
+            await connection.commit()
+        return run
+
+    async def idle_reconciliation(self) -> Run | None:
+        """By the index of what has not ended."""
+        runs, lease = tables.reconciliation_run, tables.lease.c
+        async with self.database.reading() as connection:
+            now = (await self.database.condition(connection)).now
+            owned = select(lease.name).where(lease.name == RECONCILIATION, lease.expires_at > now).exists()
+            idle = select(runs).where(runs.c.ended_at.is_(None), runs.c.status.in_(_OPEN), ~owned)
+            row = (await connection.execute(idle.order_by(runs.c.id).limit(1))).first()
+        return None if row is None else _run(row)
 
     async def since_reconciled(self, *, deep: bool = False) -> float:
         """On the database's clock."""
@@ -119,19 +216,114 @@ class SqlReconciliation:
     async def findings(self, run: Run | None = None, *, after: Finding | None = None, limit: int) -> list[Finding]:
         """By primary key."""
         table = tables.reconciliation_finding
-        columns = [table.c[name] for name in Finding.__struct_fields__]
-        statement = select(*columns).order_by(table.c.kind, table.c.subject).limit(limit)
-        if run is None:
-            statement = statement.where(table.c.resolved_at.is_(None))
-        else:
-            seen = table.c.run_id == run.id
-            if run.ended_at is not None:
-                seen |= and_(table.c.first_seen_at <= run.ended_at, table.c.last_seen_at >= run.started_at)
-            statement = statement.where(seen)
+        statement = _FINDINGS.order_by(table.c.kind, table.c.subject).limit(limit)
+        statement = statement.where(table.c.resolved_at.is_(None) if run is None else _stood(run))
         if after is not None:
             statement = statement.where(tuple_(table.c.kind, table.c.subject) > tuple_(after.kind, after.subject))
         async with self.database.reading() as connection:
             return [_finding(row) for row in await connection.execute(statement)]
+
+    async def findings_of(self, run: Run, *, after: str | None, products: int) -> list[Finding]:
+        """The products first, so that none comes in two pieces."""
+        table = tables.reconciliation_finding
+        seen = and_(table.c.run_id == run.id, table.c.product_id > (after or ""))
+        ids = select(table.c.product_id).where(seen).distinct().order_by(table.c.product_id).limit(products)
+        statement = _FINDINGS.where(seen, table.c.product_id.in_(ids))
+        async with self.database.reading() as connection:
+            rows = await connection.execute(statement.order_by(table.c.product_id, table.c.kind, table.c.subject))
+            return [_finding(row) for row in rows]
+
+    async def tallies(self, run: Run) -> list[Tally]:
+        """Counted by the database."""
+        table = tables.reconciliation_finding
+        begun = run.started_at
+        first = table.c.first_seen_at
+        day, week = begun - timedelta(days=1), begun - timedelta(weeks=1)
+        age = case((first >= begun, "new"), (first >= day, "day"), (first >= week, "week"), else_="older").label("age")
+        statement = select(table.c.kind, age, func.count()).where(_stood(run)).group_by(table.c.kind, age)
+        counts: dict[Any, dict[str, int]] = {}
+        async with self.database.reading() as connection:
+            for kind, name, count in await connection.execute(statement):
+                counts.setdefault(kind, dict.fromkeys(_AGES, 0))[name] = count
+        return [Tally(kind=kind, nature=NATURES[kind], **counts[kind]) for kind in sorted(counts)]
+
+    async def repairs(self, run: Run, *, after: Repair | None = None, limit: int) -> list[Repair]:
+        """By primary key."""
+        table = tables.reconciliation_repair
+        statement = select(table).where(table.c.run_id == run.id).order_by(table.c.kind, table.c.subject).limit(limit)
+        if after is not None:
+            statement = statement.where(tuple_(table.c.kind, table.c.subject) > tuple_(after.kind, after.subject))
+        async with self.database.reading() as connection:
+            return [_repair(row) for row in await connection.execute(statement)]
+
+
+_FINDINGS = select(*(tables.reconciliation_finding.c[name] for name in Finding.__struct_fields__))
+
+
+async def _by_indexes(connection: AsyncConnection) -> None:
+    """A page is found by indexes. How little of an index it needs is more than the planner can guess."""
+    if connection.dialect.name == "postgresql":
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+
+
+async def _fenced(connection: AsyncConnection, lease: Lease) -> bool:
+    """Hold on to the lease until the commit, if it is still ours."""
+    kept = update(tables.lease).where(held(lease)).values(owner=tables.lease.c.owner)
+    return bool((await connection.execute(kept)).rowcount)
+
+
+async def _on_record(connection: AsyncConnection, id: str) -> Run | None:
+    """Return a run, which stays as it is until the commit."""
+    runs = tables.reconciliation_run
+    row = (await connection.execute(select(runs).where(runs.c.id == id).with_for_update())).first()
+    return None if row is None else _run(row)
+
+
+def _seen(connection: AsyncConnection) -> Any:
+    """Put findings on record; one that was resolved begins anew."""
+    table = tables.reconciliation_finding
+    fresh = upsert(connection, table)
+    seen = {name: fresh.excluded[name] for name in ("expected", "found", "run_id", "last_seen_at")}
+    first = case((table.c.resolved_at.is_(None), table.c.first_seen_at), else_=fresh.excluded.first_seen_at)
+    return fresh.on_conflict_do_update(
+        index_elements=[table.c.kind, table.c.subject], set_={**seen, "first_seen_at": first, "resolved_at": None}
+    )
+
+
+async def _keep(connection: AsyncConnection, now: datetime, repairs: Collection[Repair]) -> None:
+    """Put repairs on record, once for each finding of a run, and resolve what was repaired."""
+    table, finding = tables.reconciliation_repair, tables.reconciliation_finding
+    fresh = upsert(connection, table)
+    keys = (table.c.run_id, table.c.kind, table.c.subject)
+    rows = [
+        asdict(each) | {"at": now} | {name: _json(getattr(each, name)) for name in ("before", "after")}
+        for each in repairs
+    ]
+    latest = {name: fresh.excluded[name] for name in ("outcome", "reason", "before", "after", "at")}
+    await connection.execute(fresh.on_conflict_do_update(index_elements=keys, set_=latest), rows)
+    for each in repairs:
+        if each.outcome == "REPAIRED":
+            this = and_(finding.c.kind == each.kind, finding.c.subject == each.subject)
+            await connection.execute(update(finding).where(this).values(resolved_at=now))
+
+
+async def _put(connection: AsyncConnection, run: Run) -> None:
+    runs, row = tables.reconciliation_run, _run_row(run)
+    kept = update(runs).where(runs.c.id == run.id)
+    await connection.execute(kept.values({name: row[name] for name in _PROGRESS}))
+
+
+def _stood(run: Run) -> ColumnElement[bool]:
+    """Select what stood while a run was on."""
+    table = tables.reconciliation_finding
+    seen: ColumnElement[bool] = table.c.run_id == run.id
+    if run.ended_at is not None:
+        seen |= and_(table.c.first_seen_at <= run.ended_at, table.c.last_seen_at >= run.started_at)
+    return seen
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _finding_row(each: Discrepancy, run_id: str, now: datetime) -> dict[str, Any]:
@@ -140,8 +332,8 @@ def _finding_row(each: Discrepancy, run_id: str, now: datetime) -> dict[str, Any
         "subject": each.subject,
         "product_id": each.product_id,
         "inventory_item_id": each.inventory_item_id,
-        "expected": msgspec.json.encode(each.expected).decode(),
-        "found": msgspec.json.encode(each.found).decode(),
+        "expected": _json(each.expected),
+        "found": _json(each.found),
         "run_id": run_id,
         "first_seen_at": now,
         "last_seen_at": now,
@@ -153,18 +345,30 @@ def _finding(row: Any) -> Finding:
     return Finding(**fields | {name: msgspec.json.decode(fields[name]) for name in ("expected", "found")})
 
 
+def _repair(row: Any) -> Repair:
+    fields = row._asdict()
+    return Repair(**fields | {name: msgspec.json.decode(fields[name]) for name in ("before", "after")})
+
+
 def _run_row(run: Run) -> dict[str, Any]:
-    return asdict(run) | {"findings": msgspec.json.encode(run.findings).decode()}
+    return asdict(run) | {name: _json(getattr(run, name)) for name in _AS_JSON}
 
 
 def _run(row: Any) -> Run:
-    return Run(**row._asdict() | {"findings": msgspec.json.decode(row.findings)})
+    fields = row._asdict()
+    values = {name: msgspec.json.decode(fields[name]) for name in _AS_JSON}
+    return Run(**fields | values | {name: tuple(values[name]) for name in ("alarms", "done")})
 
 
 async def _forget(connection: AsyncConnection, before: datetime) -> None:
     """Drop what is too old to be of use to anybody."""
-    runs, findings = tables.reconciliation_run, tables.reconciliation_finding
+    runs, findings, repairs = (
+        tables.reconciliation_run,
+        tables.reconciliation_finding,
+        tables.reconciliation_repair,
+    )
     await connection.execute(delete(runs).where(runs.c.started_at < before))
+    await connection.execute(delete(repairs).where(repairs.c.run_id.not_in(select(runs.c.id))))
     identity = (findings.c.kind, findings.c.subject)
     old = select(*identity).where(findings.c.resolved_at < before).limit(_DROPPED_MAX)
     await connection.execute(delete(findings).where(tuple_(*identity).in_(old)))

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision under ``adapters/migrations/versions``; a test compares."""
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 

@@ -501,6 +501,34 @@ reconciliation_run = Table(
     Column("findings", Text, nullable=False),
     Column("raised", BigInteger, nullable=False),
     Column("resolved", BigInteger, nullable=False),
+    Column("status", Text, nullable=False, server_default=text("'DONE'")),
+    Column("repairs", Text, nullable=False, server_default=text("'plan'")),
+    Column("outcomes", Text, nullable=False, server_default=text("'{}'")),
+    Column("alarms", Text, nullable=False, server_default=text("'[]'")),
+    Column("done", Text, nullable=False, server_default=text("'[]'")),
+    Column("part", Text),
+    Column("place", Text),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in ("looked_at", "about", "present", "absent")
+    ),
+)
+_GOING_ON = text("ended_at IS NULL")
+Index(
+    "reconciliation_run_open_idx",
+    reconciliation_run.c.id,
+    postgresql_where=_GOING_ON,
+    sqlite_where=_GOING_ON,
+)
+
+reconciliation_repair = Table(
+    "reconciliation_repair",
+    metadata,
+    *(Column(name, Text, nullable=False) for name in ("run_id", "kind", "subject", "product_id", "outcome")),
+    Column("reason", Text),
+    *(Column(name, Text, nullable=False) for name in ("before", "after")),
+    Column("at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("run_id", "kind", "subject"),
 )
 
 reconciliation_finding = Table(

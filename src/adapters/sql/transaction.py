@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
 from adapters.sql.changes import KEY, changes_of
+from adapters.sql.comparisons import came, of_products
 from adapters.sql.database import Database, Query, Row
 from adapters.sql.faults import is_left_behind
-from core.book import Book
+from core.book import Book, Evidence
 from core.operations import IdempotencyKey
 from core.stock import (
     Catalog,
@@ -86,7 +87,9 @@ class SqlTransaction:
         now = max([look.now, *(product.updated_at for product in products.values())])
         due = {row["id"] for row in over}
         reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids | due)
-        receipts = await self._receipts(wanted, products.values(), now)
+        evidence = await self._evidence(wanted.evidence)
+        receipt_ids = wanted.receipt_ids.union(*(each.came for each in evidence.values()))
+        receipts = await self._receipts(receipt_ids, products.values(), now)
         others = {line.inventory_item_id for reservation in reservations for line in reservation.lines}
         others |= {receipt.inventory_item_id for receipt in receipts}
         items = await self._items(wanted, named, others - wanted.item_ids)
@@ -98,7 +101,19 @@ class SqlTransaction:
             receipts={receipt.id: receipt for receipt in receipts},
             warehouses={row.id: warehouse_of(row) for row in await self._warehouses(wanted)},
             events_seen=await self._events_seen(wanted.event_ids),
+            evidence=evidence,
         )
+
+    async def _evidence(self, product_ids: Collection[str]) -> dict[str, Evidence]:
+        """As reconciliation finds it, but under the locks: of these products nothing is on its way."""
+        if not product_ids:
+            return {}
+        found = await of_products(self._database, self._connection, product_ids)
+        came_of = await came(self._database, self._connection, product_ids)
+        return {
+            id: Evidence(tuple(each for each in found if each.product_id == id), came_of.get(id, {}))
+            for id in product_ids
+        }
 
     async def _events_seen(self, event_ids: Collection[str]) -> set[str]:
         if not event_ids:
@@ -112,14 +127,16 @@ class SqlTransaction:
             return (await self._connection.execute(select(tables.warehouse))).all()
         return await self._among(tables.warehouse, wanted.warehouse_ids)
 
-    async def _receipts(self, wanted: Wanted, products: Iterable[Product], now: datetime) -> list[ExpectedReceipt]:
+    async def _receipts(
+        self, ids: Collection[str], products: Iterable[Product], now: datetime
+    ) -> list[ExpectedReceipt]:
         """Ask only where something is known to be expected, or named."""
         receipt, item, among = tables.expected_receipt.c, tables.inventory_item.c, self._database.among
         asked: list[ColumnElement[bool]] = []
         if expecting := [product.id for product in products if product.total_expected]:
             asked.append(and_(among(item.product_id, expecting), receipt.outstanding_quantity > tables.NOTHING))
-        if wanted.receipt_ids:
-            asked.append(among(receipt.id, wanted.receipt_ids))
+        if ids:
+            asked.append(among(receipt.id, ids))
         found: dict[str, ExpectedReceipt] = {}
         for where in asked:
             rows = await self._connection.execute(RECEIPTS.where(where))

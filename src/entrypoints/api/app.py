@@ -23,6 +23,7 @@ from entrypoints.api.product_events import ProductEventsPlugin
 from entrypoints.api.product_service import ProductServicePlugin
 from entrypoints.api.queries import QueriesPlugin
 from entrypoints.api.receipts import ReceiptsPlugin
+from entrypoints.api.reconciliation import ReconciliationPlugin
 from entrypoints.api.reservations import ReservationsPlugin
 from entrypoints.api.stream import StreamPlugin
 
@@ -60,6 +61,7 @@ def create_app(container: AsyncContainer, *, docs: bool = True, plugins: Sequenc
             DeadLettersPlugin(),
             OutboxPlugin(),
             ImportsPlugin(),
+            ReconciliationPlugin(),
             *plugins,
             *(entry.load()() for entry in entry_points(group="inventory.http")),
         ],

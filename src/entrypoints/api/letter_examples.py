@@ -7,7 +7,9 @@ import msgspec
 from msgspec.structs import asdict
 
 from core.acts import ActRecord
+from core.findings import Finding, Repair, Run, Tally
 from entrypoints.api.outbox import OutboxState
+from entrypoints.api.reconciliation import RunReport
 from ports.dead_letters import Attempt, Letter, LetterDetail, LetterGroup, Retry
 from ports.imports import Import, RowError
 from ports.outbox import BlockedEvent, Replay
@@ -48,6 +50,11 @@ BODIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cancelImport": {"by mistake": {"reason": "It was yesterday's file"}},
     "cancelReplay": {"enough": {"reason": "The wrong range"}},
+    "reconcile": {
+        "look at everything": {"reason": "After the restore of last night"},
+        "put right what is safe": {"deep": False, "repairs": "safe", "reason": "The totals are off"},
+    },
+    "cancelReconciliation": {"enough": {"reason": "It was started by mistake"}},
 }
 
 _AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -94,6 +101,22 @@ _BLOCKED = BlockedEvent(
     created_at=_AT,
     blocked_at=_AT + timedelta(seconds=3),
     waiting=3,
+)
+_RUN = Run(
+    id="rec_01GXYZ234DEF",
+    trigger="request",
+    actor="alice",
+    deep=True,
+    repairs="safe",
+    status="DONE",
+    started_at=_AT,
+    ended_at=_AT + timedelta(seconds=9),
+    products=12_000,
+    items=15_000,
+    findings={"TOTALS_MISMATCH": 1},
+    raised=1,
+    outcomes={"REPAIRED": 1},
+    done=("stock", "outbox", "receipts", "ledger", "events"),
 )
 ANSWERS: tuple[Any, ...] = (
     _LETTER,
@@ -167,5 +190,36 @@ ANSWERS: tuple[Any, ...] = (
         published=81,
         started_at=_AT,
         ended_at=None,
+    ),
+    _RUN,
+    RunReport(
+        _RUN,
+        [Tally(kind="TOTALS_MISMATCH", nature="stale", new=1, day=0, week=0, older=0)],
+        [
+            Finding(
+                kind="TOTALS_MISMATCH",
+                product_id="prod_01FXYZ789ABC",
+                inventory_item_id=None,
+                expected={"quantityReserved": 5},
+                found={"quantityReserved": 6},
+                run_id=_RUN.id,
+                first_seen_at=_AT,
+                last_seen_at=_AT,
+                resolved_at=_AT + timedelta(seconds=7),
+            )
+        ],
+        [
+            Repair(
+                run_id=_RUN.id,
+                kind="TOTALS_MISMATCH",
+                subject="prod_01FXYZ789ABC",
+                product_id="prod_01FXYZ789ABC",
+                outcome="REPAIRED",
+                reason=None,
+                before={"quantityReserved": 6},
+                after={"quantityReserved": 5},
+                at=_AT + timedelta(seconds=7),
+            )
+        ],
     ),
 )

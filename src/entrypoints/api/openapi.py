@@ -63,15 +63,17 @@ _LOCATED = (
     "createExpectedReceipt",
     "retryDeadLetters",
     "replayEvents",
+    "reconcile",
     "takeProductEvent",
     "importStock",
 )
-_NAMES_NOTHING = ("createWarehouse", "forceCircuit", "takeProductEvent")
+_NAMES_NOTHING = ("createWarehouse", "forceCircuit", "takeProductEvent", "reconcile")
 _NEVER_AWAY = ("live", "explainProblem", "getProductService", "forceCircuit")
 _CLAIMED = (
     *("retryDeadLetter", "editDeadLetter", "discardDeadLetter", "restoreDeadLetter", "noteDeadLetter"),
     *("retryDeadLetters", "cancelDeadLetterRetry", "releaseBlockedEvent", "replayEvents", "cancelReplay"),
     "cancelImport",
+    *("reconcile", "cancelReconciliation"),
 )
 """What is claimed with the act: a second one is refused, and so are idempotency keys."""
 _UNKEYED = ("forceCircuit", "takeProductEvent", "importStock", *_CLAIMED)

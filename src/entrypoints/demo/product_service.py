@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 from msgspec import UNSET
@@ -40,6 +40,11 @@ class Asked(NamedTuple):
     method: str
     path: str
     correlation_id: str | None
+
+
+class _Page(NamedTuple):
+    rows: list[StoredProduct]
+    after: str | None
 
 
 class _Refused(Exception):
@@ -204,12 +209,16 @@ class ProductService:
             return _refusal(400, str(error))
         except ValueError as error:
             return _refusal(409, str(error))
-        return Answer(status=status, body=_encode({"success": True, "data": data}))
+        told = {"data": data.rows, "nextCursor": data.after} if isinstance(data, _Page) else {"data": data}
+        return Answer(status=status, body=_encode({"success": True, **told}))
 
     async def _handle(self, request: Request, parts: list[str]) -> tuple[int, Any]:
         match request.method, *parts:
             case "GET", "health":
                 return 200, {"status": "ok"}
+            case "GET", "products":
+                self._admit(request, READER)
+                return 200, self._listed(parse_qs(urlsplit(request.path).query))
             case "GET", "products", id:
                 self._admit(request, READER)
                 return 200, self.products[id]
@@ -218,6 +227,12 @@ class ProductService:
                 return 200, self.products[id].variants
         self._admit(request, MANAGER)
         return await self._manage(request, parts)
+
+    def _listed(self, asked: dict[str, list[str]]) -> "_Page":
+        after, limit = asked.get("cursor", [""])[0], int(asked.get("limit", ["50"])[0])
+        ids = sorted(id for id in self.products if id > after)
+        rows = [self.products[id] for id in ids[:limit]]
+        return _Page(rows, ids[limit - 1] if len(ids) > limit else None)
 
     async def _manage(self, request: Request, parts: list[str]) -> tuple[int, Any]:
         match request.method, *parts:

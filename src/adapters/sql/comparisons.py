@@ -6,6 +6,7 @@ no number is seen before the one below it.
 """
 
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -33,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import tables
 from adapters.sql.database import Database
 from core.findings import Discrepancy, Kind, Part
-from ports.store import AuditPage
+from ports.reconciliation import ComparedPage
 
 _Pairs = dict[str, tuple[ColumnElement[Any], ColumnElement[Any]]]
 _WORDS = {
@@ -49,16 +50,29 @@ _WORDS = {
 _PLACES = ("version", "sequence")
 """They say where the two were compared, so they are told also when they agree."""
 _BALANCES = ("on_hand", "reserved", "available")
+STUCK = timedelta(minutes=5)
+"""How long an event may wait to be published; an outage of the broker takes no longer than that as a rule."""
 _OPEN = ("HELD", "CONFIRMED")
 
 
-async def standing(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> AuditPage:
+async def standing(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> ComparedPage:
     """Look at how the next products stand, by id."""
-    product, item = tables.product.c, tables.inventory_item.c
-    page = select(product.id).where(product.id > (after or "")).order_by(product.id).limit(limit)
-    ids = list((await connection.execute(page)).scalars())
-    in_page, of_page = database.among(product.id, ids), database.among(item.product_id, ids)
-    items = await connection.scalar(select(func.count()).where(of_page))
+    ids = await product_ids(connection, after=after, limit=limit)
+    items = await connection.scalar(select(func.count()).where(database.among(tables.inventory_item.c.product_id, ids)))
+    found = await of_products(database, connection, ids)
+    return ComparedPage(len(ids), items or 0, found, ids[-1] if len(ids) == limit else None)
+
+
+async def product_ids(connection: AsyncConnection, *, after: str | None, limit: int) -> list[str]:
+    """Return the next products."""
+    id = tables.product.c.id
+    page = select(id).where(id > (after or "")).order_by(id).limit(limit)
+    return list((await connection.execute(page)).scalars())
+
+
+async def of_products(database: Database, connection: AsyncConnection, ids: Collection[str]) -> tuple[Discrepancy, ...]:
+    """Look at how these products stand."""
+    in_page, of_page = database.among(tables.product.c.id, ids), database.among(tables.inventory_item.c.product_id, ids)
     statement = union_all(
         _last_rows().where(of_page),
         _reserved().where(of_page),
@@ -66,20 +80,54 @@ async def standing(database: Database, connection: AsyncConnection, *, after: st
         _totals(in_page),
         _last_events().where(in_page),
     )
-    found = await connection.execute(statement)
-    return AuditPage(len(ids), items or 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
+    return tuple(map(_discrepancy, await connection.execute(statement)))
 
 
-async def receipts(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> AuditPage:
+async def stuck(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> ComparedPage:
+    """Look at the next events that wait to be published, and longer than any relay or broker may take."""
+    event = tables.outbox.c
+    now, _ = await database.clock(connection)
+    too_long = or_(event.created_at < now - STUCK, event.blocked_at.is_not(None))
+    page = select(event.id, event.product_id, event.sequence).where(
+        event.published_at.is_(None), event.id > int(after or 0)
+    )
+    rows = (await connection.execute(page.where(too_long).order_by(event.id).limit(limit))).all()
+    first: dict[str, int] = {}
+    for row in rows:
+        first[row.product_id] = min(row.sequence, first.get(row.product_id, row.sequence))
+    found = tuple(
+        Discrepancy(
+            kind="EVENT_STUCK", product_id=id, inventory_item_id=None, expected={}, found={"sequence": sequence}
+        )
+        for id, sequence in first.items()
+    )
+    return ComparedPage(len(rows), 0, found, str(rows[-1].id) if len(rows) == limit else None)
+
+
+async def came(database: Database, connection: AsyncConnection, ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return by product what the ledger says came of its expected receipts, by id, where those say otherwise."""
+    receipt, item, entry = tables.expected_receipt, tables.inventory_item, tables.stock_transaction
+    sums = select(func.coalesce(func.sum(entry.c.on_hand_change), 0)).where(entry.c.expected_receipt_id == receipt.c.id)
+    total = cast(sums.correlate(receipt).scalar_subquery(), BigInteger)
+    of_item = receipt.join(item, item.c.id == receipt.c.inventory_item_id)
+    differing = select(item.c.product_id, receipt.c.id, total).select_from(of_item)
+    found: dict[str, dict[str, int]] = {}
+    differs = (database.among(item.c.product_id, ids), total != receipt.c.received_quantity)
+    for product_id, id, units in await connection.execute(differing.where(*differs)):
+        found.setdefault(product_id, {})[id] = int(units)
+    return found
+
+
+async def receipts(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> ComparedPage:
     """Look at the next expected receipts, by id, whether they have ended or not."""
     receipt = tables.expected_receipt.c
     page = select(receipt.id).where(receipt.id > (after or "")).order_by(receipt.id).limit(limit)
     ids = list((await connection.execute(page)).scalars())
     found = await connection.execute(_received().where(database.among(receipt.id, ids)))
-    return AuditPage(len(ids), 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
+    return ComparedPage(len(ids), 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
 
 
-async def history(connection: AsyncConnection, part: Part, *, after: str | None, limit: int) -> AuditPage:
+async def history(connection: AsyncConnection, part: Part, *, after: str | None, limit: int) -> ComparedPage:
     """Look at the next rows, each beside the row before it; ``after`` is the last one of the page before."""
     table, owner, number = _CHAINS[part]
     key = tuple_(table.c[owner], table.c[number])
@@ -88,12 +136,12 @@ async def history(connection: AsyncConnection, part: Part, *, after: str | None,
     last = select(page, select(func.count()).select_from(page).scalar_subquery().label("rows"))
     end = (await connection.execute(last.order_by(page.c[owner].desc(), page.c[number].desc()).limit(1))).first()
     if end is None:
-        return AuditPage(0, 0, (), None)
+        return ComparedPage(0, 0, (), None)
     # Once more from the last row of the page before: it is the neighbour of the first one here.
     rows = and_(key >= _key(begin), key <= _key((end[0], end[1])))
     found = await connection.execute(_ledger(rows, begin) if part == "ledger" else _events(rows, begin))
     next_after = msgspec.json.encode((end[0], end[1])).decode() if end.rows == limit else None
-    return AuditPage(end.rows, 0, tuple(map(_discrepancy, found)), next_after)
+    return ComparedPage(end.rows, 0, tuple(map(_discrepancy, found)), next_after)
 
 
 def size(part: Part) -> Select[Any]:
@@ -102,6 +150,8 @@ def size(part: Part) -> Select[Any]:
         return select(func.count()).select_from(tables.product)
     if part == "receipts":
         return select(func.count()).select_from(tables.expected_receipt)
+    if part == "outbox":
+        return select(func.count()).where(tables.outbox.c.published_at.is_(None))
     if part == "ledger":
         return select(func.sum(tables.inventory_item.c.version))
     return select(func.max(tables.outbox.c.id) - func.min(tables.outbox.c.id) + 1)
@@ -223,7 +273,7 @@ def _chained(part: Part, rows: ColumnElement[bool], *names: str, beside: Collect
 def _ledger(rows: ColumnElement[bool], begin: tuple[str, int]) -> CompoundSelect[Any]:
     """A version is one more than the version before, and its balances are those before and what it changed."""
     names, changes = ("item_version", "on_hand_after", "reserved_after"), ("on_hand_change", "reserved_change")
-    chain = _chained("ledger", rows, *names, beside=changes)
+    chain = _chained("ledger", rows, *names, "available_after", beside=(*changes, "recorded_at"))
     row, item = chain.c, chain.c.inventory_item_id
     follows = func.coalesce(row.before_item_version, 0) + 1
     version: _Pairs = {"version": (follows, row.item_version)}
@@ -235,7 +285,35 @@ def _ledger(rows: ColumnElement[bool], begin: tuple[str, int]) -> CompoundSelect
     # What a row after a gap should say is anybody's guess; the gap is the finding.
     breaks = _compare("LEDGER_MISMATCH", chain, row.product_id, item, version | balances)
     new = tuple_(item, row.item_version) > _key(begin)
-    return union_all(gaps.where(new), breaks.where(new, row.item_version == follows))
+    return union_all(gaps.where(new), breaks.where(new, row.item_version == follows), _untold(chain, new))
+
+
+def _untold(chain: CTE, new: ColumnElement[bool]) -> Select[Any]:
+    """Find items of whose last change here nobody was told: no event of theirs is as young, and older ones are kept.
+
+    Of the changes before it nobody needs to know any more.
+    """
+    row, event = chain.c, tables.outbox.c
+    before = func.coalesce(row.before_available_after, 0)
+    place = func.row_number().over(partition_by=row.inventory_item_id, order_by=row.item_version.desc()).label("place")
+    last = select(chain, before.label("before"), place).where(new, before != row.available_after).subquery().c
+    kept = select(event.created_at).where(event.product_id == last.product_id).order_by(event.sequence).limit(1)
+    told = select(event.created_at).where(
+        event.product_id == last.product_id,
+        event.aggregate_id == last.inventory_item_id,
+        event.event_type == "StockLevelChanged",
+    )
+    told_last = told.order_by(event.sequence.desc()).limit(1).scalar_subquery()
+    pairs: _Pairs = {
+        "version": (last.item_version, last.item_version),
+        "available": (last.available_after, last.before),
+    }
+    untold = _compare("EVENT_MISSING", last.place.table, last.product_id, last.inventory_item_id, pairs)
+    return untold.where(
+        last.place == 1,
+        kept.scalar_subquery() < last.recorded_at,
+        or_(told_last.is_(None), told_last < last.recorded_at),
+    )
 
 
 def _events(rows: ColumnElement[bool], begin: tuple[str, int]) -> Select[Any]:
