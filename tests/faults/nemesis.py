@@ -189,9 +189,11 @@ async def sliced(way: Proxy, dice: random.Random) -> None:
 
 async def cut(way: Proxy, dice: random.Random) -> None:
     """Broken at the worst moment: at a commit or its answer, at a publish, a delivery, or an acknowledgement."""
-    up, down = dice.choice((COMMIT, PUBLISH, ACK)), dice.choice((COMMITTED, ACK, DELIVER))
+    places = [Cut("up", COMMIT), Cut("up", COMMIT, half=True), Cut("down", COMMITTED)]
+    if way.url.startswith("amqp"):
+        places = [Cut("up", PUBLISH), Cut("up", ACK), Cut("up", ACK, half=True), Cut("down", ACK), Cut("down", DELIVER)]
     way.was_cut.clear()
-    way.next_cut = dice.choice((Cut("up", up), Cut("up", up, half=True), Cut("down", down)))
+    way.next_cut = dice.choice(places)
     with suppress(TimeoutError):
         async with asyncio.timeout(5):
             await way.was_cut.wait()
