@@ -52,8 +52,7 @@ class _Line:
         self._stream = stream
 
     def msg(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        _put(self._stream, line + "\n")
 
     debug = info = warning = error = critical = exception = msg
 
@@ -80,8 +79,16 @@ class _AccessLog:
     def _flush(self) -> None:
         text = b"\n".join(self._lines).decode()
         self._lines.clear()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        _put(self._stream, text + "\n")
+
+
+def _put(stream: _Stream, text: str) -> None:
+    """Write, or leave it where that cannot be: a log that nobody takes, or a full disk, stops nobody's work."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        return
 
 
 _access_log: _AccessLog | None = None
