@@ -39,7 +39,7 @@ STOCK = 100_000_000
 """Units of every item: no round comes to their end."""
 QUEUE = "bench"
 QUEUE_ARGUMENTS = {"x-max-length": 100_000}
-_PER_REQUEST = 100
+_PER_REQUEST, _AT_ONCE = 100, 100
 T = TypeVar("T")
 
 
@@ -389,7 +389,9 @@ async def _stock(url: str, products: int, items_each: int) -> list[Item]:
     async with migrated(url) as store, at_work(store) as writer:
         await submit(writer, *(CreateWarehouse(id=id, name=f"Warehouse {id}") for id in WAREHOUSES))
         parts = [creates[start : start + _PER_REQUEST] for start in range(0, len(creates), _PER_REQUEST)]
-        made = await asyncio.gather(*(submit(writer, *part) for part in parts))
+        made = []
+        for start in range(0, len(parts), _AT_ONCE):
+            made += await asyncio.gather(*(submit(writer, *part) for part in parts[start : start + _AT_ONCE]))
     items = [item for part in made for item in part if isinstance(item, Item)]
     if len(items) < len(creates):
         raise RuntimeError(f"Only {len(items)} of {len(creates)} items could be made: {made[-1][-1]}")
