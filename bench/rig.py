@@ -63,6 +63,8 @@ class Scale(Struct, frozen=True, kw_only=True):
     """Dead letters that are tried again."""
     drained: int
     """Events that wait after an outage."""
+    reconciled: int
+    """Items that are held against all that is on record of them."""
     writes: tuple[int, int]
     """Writes before the first and before the second look at the memory."""
 
@@ -77,6 +79,7 @@ FULL = Scale(
     listeners=1_000,
     letters=10_000,
     drained=100_000,
+    reconciled=1_000_000,
     writes=(20_000, 200_000),
 )
 QUICK = Scale(
@@ -89,6 +92,7 @@ QUICK = Scale(
     listeners=50,
     letters=200,
     drained=3_000,
+    reconciled=20_000,
     writes=(500, 2_000),
 )
 

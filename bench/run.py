@@ -22,6 +22,7 @@ for module in (
     "reading_rows",
     "bulk_rows",
     "event_rows",
+    "reconcile_rows",
     "growth_rows",
 ):  # they put their rows into the table, in this order
     import_module(module)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from audit import books
 from planted import PLANTS, Place, plant, unchecked
+from planted_run import reconciled
 from stores import at_work, carry_out, only, stocked, submit
 
 from adapters.memory import MemoryCatalog
@@ -408,3 +409,25 @@ async def test_who_sells_meanwhile_is_not_in_the_way(place: Place) -> None:
     assert after.findings == {}
     received = await place.select("SELECT count(*) AS rows FROM stock_transaction WHERE on_hand_change = 1")
     assert received[0]["rows"] == 160
+
+
+# -- a whole shop ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.services
+@pytest.mark.timeout(300)
+async def test_a_shop_is_put_right_while_it_sells(postgres_url: str) -> None:
+    """200 things wrong, of ten kinds, among 5,000 items: all found, none invented, all repaired; then nothing is.
+
+    What the Product Service does not have is repaired by the second run. `python tests/planted_run.py 100000 1000` does
+    it at full size.
+    """
+    outcome = await reconciled(postgres_url, 5_000, 200)
+    first, second, third = outcome.runs
+
+    gone = {(kind, subject) for kind, subject in outcome.planted if kind == "PRODUCT_GONE"}
+    assert outcome.seen == [outcome.planted, gone, set()]
+    assert first.outcomes == {"REPAIRED": 180, "DEFERRED": 20}
+    assert (second.outcomes, third.outcomes, third.findings) == ({"REPAIRED": 20}, {}, {})
+    assert outcome.rows_before_last == outcome.rows_after_last
+    assert outcome.sold > 100
