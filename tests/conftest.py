@@ -15,6 +15,7 @@ LONGEST = (
     "test_simulation",
     "test_chaos",
     "test_broker_away",
+    "test_crash_points",
     "test_schemathesis",
     "test_store_properties",
     "test_race",

@@ -83,7 +83,7 @@ class Nemesis:
         process = self._dice.choice(self._world.processes)
         if kind == "process":
             return fault, process.name, process.service
-        way = self._dice.choice(("store", "broker"))
+        way = self._dice.choice(("store", "broker")) if process.name.startswith("consumer") else "store"
         return fault, f"{process.name}'s way to the {way}", getattr(process, way)
 
     async def _strike(self, fault: "Fault", whom: str, target: Any) -> None:
