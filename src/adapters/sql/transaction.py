@@ -1,4 +1,4 @@
-"""One batch's transaction: locks, reads under the locks, and the book written back in a handful of statements."""
+"""One batch's transaction: locks, reads under the locks, and the book written back in one statement."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
