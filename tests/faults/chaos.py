@@ -82,11 +82,12 @@ async def run(seed: int, *, seconds: float) -> Report:
             tasks.create_task(subscriber.listen(drained))
             await _live(customers, products, nemesis, seconds)
             healed = time.monotonic()
-            report.wrong += await _drain(store, history, subscriber)
+            committed, wrong = await _drain(store, history, subscriber)
+            report.wrong += wrong
             drained.set()
         report.strikes, report.troubles = sorted(nemesis.strikes), customers.troubles
         report.drained = time.monotonic() - healed
-        report.tallies, wrong = await judge(store, customers, products, history)
+        report.tallies, wrong = await judge(store, customers, products, history, committed)
         report.wrong += wrong
         report.wrong += await asyncio.to_thread(_reconciled, store)
         report.wrong += [f"{process.name} ended by itself" for process in processes if not process.service.running]
@@ -129,8 +130,10 @@ async def _live(customers: Customers, products: ProductService, nemesis: Nemesis
             await asyncio.gather(*working)
 
 
-async def _drain(store: str, history: History, subscriber: Subscriber) -> list[str]:
-    """Wait until nothing is under way any more; return what still is when patience ends."""
+async def _drain(store: str, history: History, subscriber: Subscriber) -> tuple[list[str], list[str]]:
+    """Wait until nothing is under way any more; return the events there are then, and what still is under way when
+    patience ends. Holds go on expiring: what comes later is nobody's to hear.
+    """
     told = set(history.ids(PRODUCTS, "acknowledged"))
     deadline = time.monotonic() + DRAIN_SECONDS
     while True:
@@ -143,10 +146,13 @@ async def _drain(store: str, history: History, subscriber: Subscriber) -> list[s
         waiting = sum(row["published_at"] is None for row in outbox)
         unheard = len({row["event_id"] for row in outbox} - subscriber.seen)
         unapplied = len(told - {row["event_id"] for row in inbox} - {row["event_id"] for row in letters})
+        committed = [str(row["event_id"]) for row in outbox]
         if not waiting + unheard + unapplied:
-            return []
+            return committed, []
         if time.monotonic() > deadline:
-            return [f"after {DRAIN_SECONDS} s: {waiting} in the outbox, {unheard} unheard, {unapplied} not applied"]
+            return committed, [
+                f"after {DRAIN_SECONDS} s: {waiting} in the outbox, {unheard} unheard, {unapplied} not applied"
+            ]
         await asyncio.sleep(0.2)
 
 

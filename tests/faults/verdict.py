@@ -12,9 +12,12 @@ _SHOWN_MAX = 5
 
 
 async def judge(
-    store: str, customers: Customers, products: ProductService, history: History
+    store: str, customers: Customers, products: ProductService, history: History, committed: list[str]
 ) -> tuple[dict[str, Tally], list[str]]:
-    """Return the count of each queue, and a sentence for everything that is wrong."""
+    """Return the count of each queue, and a sentence for everything that is wrong.
+
+    ``committed`` are the events there were when everything had been drained.
+    """
     found = await books(store)
     inbox, letters, items = await select(
         store,
@@ -22,9 +25,9 @@ async def judge(
         "SELECT event_id, code FROM dead_letter",
         "SELECT product_id, warehouse_id, name, status FROM inventory_item WHERE product_id LIKE 'prod_%'",
     )
-    committed = [row["event_id"] for row in found.outbox]
     received = list(history.entries(EVENTS, "received"))
-    heard = total_queue(committed, committed, [entry.id for entry in received])
+    attempted = [row["event_id"] for row in found.outbox]
+    heard = total_queue(attempted, committed, [entry.id for entry in received])
     tallies = {
         WRITES: total_queue(*_said(history, WRITES), _effects(found)),
         EVENTS: heard._replace(reordered=out_of_order(received)),
