@@ -141,18 +141,17 @@ async def _drain(store: str, history: History, subscriber: Subscriber) -> tuple[
             store,
             "SELECT event_id, published_at FROM outbox",
             "SELECT event_id FROM inbox",
-            "SELECT event_id FROM dead_letter",
+            "SELECT event_id FROM dead_letter WHERE status = 'WAITING'",
         )
         waiting = sum(row["published_at"] is None for row in outbox)
         unheard = len({row["event_id"] for row in outbox} - subscriber.seen)
-        unapplied = len(told - {row["event_id"] for row in inbox} - {row["event_id"] for row in letters})
+        unapplied = len(told - {row["event_id"] for row in inbox})
         committed = [str(row["event_id"]) for row in outbox]
-        if not waiting + unheard + unapplied:
+        if not waiting + unheard + unapplied + len(letters):
             return committed, []
         if time.monotonic() > deadline:
-            return committed, [
-                f"after {DRAIN_SECONDS} s: {waiting} in the outbox, {unheard} unheard, {unapplied} not applied"
-            ]
+            left = {"unpublished": waiting, "unheard": unheard, "not applied": unapplied, "parked": len(letters)}
+            return committed, [f"after {DRAIN_SECONDS} s: {left}"]
         await asyncio.sleep(0.2)
 
 
