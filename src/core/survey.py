@@ -19,7 +19,7 @@ from ports.reconciliation import ComparedPage
 from ports.store import ProductStock, Store
 
 PAGES: dict[Part, int] = {
-    "stock": 500,
+    "stock": 2_000,
     "outbox": 5_000,
     "receipts": 5_000,
     "ledger": 20_000,

@@ -5,7 +5,7 @@ index of owner and number: what is committed of it never changes, and, the produ
 no number is seen before the one below it.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -55,12 +55,14 @@ STUCK = timedelta(minutes=5)
 _OPEN = ("HELD", "CONFIRMED")
 
 
-async def standing(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> ComparedPage:
-    """Look at how the next products stand, by id."""
-    ids = await product_ids(connection, after=after, limit=limit)
-    items = await connection.scalar(select(func.count()).where(database.among(tables.inventory_item.c.product_id, ids)))
-    found = await of_products(database, connection, ids)
-    return ComparedPage(len(ids), items or 0, found, ids[-1] if len(ids) == limit else None)
+async def standing(connection: AsyncConnection, *, after: str, last: str) -> tuple[Discrepancy, ...]:
+    """Look at how products stand, from the one after ``after`` to ``last``: their rows lie side by side."""
+    return await _standing(connection, lambda id: and_(id > after, id <= last))
+
+
+async def of_products(database: Database, connection: AsyncConnection, ids: Collection[str]) -> tuple[Discrepancy, ...]:
+    """Look at how these products stand."""
+    return await _standing(connection, lambda id: database.among(id, ids))
 
 
 async def product_ids(connection: AsyncConnection, *, after: str | None, limit: int) -> list[str]:
@@ -70,14 +72,22 @@ async def product_ids(connection: AsyncConnection, *, after: str | None, limit: 
     return list((await connection.execute(page)).scalars())
 
 
-async def of_products(database: Database, connection: AsyncConnection, ids: Collection[str]) -> tuple[Discrepancy, ...]:
-    """Look at how these products stand."""
-    in_page, of_page = database.among(tables.product.c.id, ids), database.among(tables.inventory_item.c.product_id, ids)
+async def item_count(connection: AsyncConnection, *, after: str, last: str) -> int:
+    """Count the items of these products."""
+    of = tables.inventory_item.c.product_id
+    return await connection.scalar(select(func.count()).where(of > after, of <= last)) or 0
+
+
+async def _standing(
+    connection: AsyncConnection, chosen: Callable[[ColumnElement[str]], ColumnElement[bool]]
+) -> tuple[Discrepancy, ...]:
+    """Look at the products that are ``chosen`` by their id, which items and products have in columns of their own."""
+    in_page, of_page = chosen(tables.product.c.id), chosen(tables.inventory_item.c.product_id)
     statement = union_all(
         _last_rows().where(of_page),
         _reserved().where(of_page),
         _received().where(of_page, tables.expected_receipt.c.outstanding_quantity > tables.NOTHING),
-        _totals(in_page),
+        _totals(in_page, of_page),
         _last_events().where(in_page),
     )
     return tuple(map(_discrepancy, await connection.execute(statement)))
@@ -213,7 +223,7 @@ def _received() -> Select[Any]:
     return _compare("RECEIVED_MISMATCH", of_item, item.c.product_id, item.c.id, pairs)
 
 
-def _totals(in_page: ColumnElement[bool]) -> Select[Any]:
+def _totals(in_page: ColumnElement[bool], of_page: ColumnElement[bool]) -> Select[Any]:
     """Products and the sums over their items, and over what is still to come of those."""
     product, item = tables.product, tables.inventory_item
     receipt, own = tables.expected_receipt, tables.inventory_item.alias()
@@ -229,7 +239,7 @@ def _totals(in_page: ColumnElement[bool]) -> Select[Any]:
             expected.correlate(product).scalar_subquery().label("expected"),
             *(func.coalesce(func.sum(item.c[name]), 0).label(name) for name in _BALANCES),
         )
-        .outerjoin_from(product, item, item.c.product_id == product.c.id)
+        .outerjoin_from(product, item, and_(item.c.product_id == product.c.id, of_page))
         .where(in_page)
         .group_by(product.c.id)
         .subquery()

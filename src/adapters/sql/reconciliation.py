@@ -1,5 +1,6 @@
 """What is kept of reconciliations: runs, findings, which are known again by kind and subject, and repairs."""
 
+import asyncio
 import math
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -37,15 +38,33 @@ class SqlReconciliation:
 
     async def compare(self, part: Part, *, after: str | None, limit: int) -> ComparedPage:
         """See ``comparisons``."""
+        if part == "stock":
+            return await self._standing(after or "", limit)
         async with self.database.reading() as connection:
             await _by_indexes(connection)
-            if part == "stock":
-                return await comparisons.standing(self.database, connection, after=after, limit=limit)
             if part == "outbox":
                 return await comparisons.stuck(self.database, connection, after=after, limit=limit)
             if part == "receipts":
                 return await comparisons.receipts(self.database, connection, after=after, limit=limit)
             return await comparisons.history(connection, part, after=after, limit=limit)
+
+    async def _standing(self, after: str, limit: int) -> ComparedPage:
+        """The halves of a page side by side, on two connections: it is the database that computes."""
+        async with self.database.reading() as connection:
+            ids = await comparisons.product_ids(connection, after=after, limit=limit)
+            if not ids:
+                return ComparedPage(0, 0, (), None)
+            items = await comparisons.item_count(connection, after=after, last=ids[-1])
+        middle = ids[(len(ids) - 1) // 2]
+        halves = ((after, middle), (middle, ids[-1]))
+        found = await asyncio.gather(*(self._half(*half) for half in halves if half[0] != half[1]))
+        discrepancies = tuple(each for half in found for each in half)
+        return ComparedPage(len(ids), items, discrepancies, ids[-1] if len(ids) == limit else None)
+
+    async def _half(self, after: str, last: str) -> tuple[Discrepancy, ...]:
+        async with self.database.reading() as connection:
+            await _by_indexes(connection)
+            return await comparisons.standing(connection, after=after, last=last)
 
     async def compare_products(self, product_ids: Collection[str]) -> tuple[Discrepancy, ...]:
         """See ``comparisons``."""
