@@ -786,6 +786,23 @@ async def test_published_events_get_positions_without_gaps(store: Store) -> None
     }
 
 
+async def test_an_event_keeps_its_place_when_a_mark_thought_lost_comes_through(store: Store) -> None:
+    """Marked again together with another event, it stays where it is, and the other waits for a mark of its own."""
+    item = await stocked(store, 100)
+    await carry_out(store, *(Ship(inventory_item_id=item.id, quantity=1) for _ in range(3)))
+    lease = await store.acquire("relay", "one", seconds=60)
+    assert lease is not None
+    rows = await store.pending(100)
+    assert await store.mark_published(lease, rows[:2])
+
+    assert await store.mark_published(lease, rows)
+    left = await store.pending(100)
+    assert left == rows[2:]
+    assert await store.mark_published(lease, left)
+
+    assert [place for _, place in sorted((await positions(store)).items())] == list(range(1, len(rows) + 1))
+
+
 async def test_who_has_lost_the_lease_marks_nothing(place: Place) -> None:
     """A paused relay comes back with an old token: its mark is refused and changes nothing (fencing)."""
     await stocked(place.store, 100)

@@ -30,12 +30,16 @@ class Insert(Struct, frozen=True):
 
 
 class Update(Struct, frozen=True):
-    """Rows in which ``columns`` are to be set, found by ``keys``; each row has its keys first."""
+    """Rows in which ``columns`` are to be set, found by ``keys``; each row has its keys first.
+
+    Where ``unless_set`` names a column, rows that have a value there stay as they are.
+    """
 
     table: Table
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     rows: Sequence[Row]
+    unless_set: str | None = None
 
 
 Change = Insert | Update

@@ -104,8 +104,11 @@ class SqlOutbox:
             first = last - len(rows) + 1
             marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
             keys, columns = ("product_id", "sequence"), ("published_at", "position")
-            await self.database.write(connection, Update(tables.outbox, keys, columns, marks))
-            await connection.commit()
+            change = Update(tables.outbox, keys, columns, marks, unless_set="published_at")
+            if await self.database.write(connection, change) == [len(rows)]:
+                await connection.commit()
+            # Else a mark that was given up for lost has come through meanwhile, and an event keeps its place for ever.
+            # Nothing is marked: what has no place yet is found again, published again, and marked then.
         return True
 
     async def position(self) -> int:

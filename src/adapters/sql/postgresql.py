@@ -365,7 +365,8 @@ _Shape = tuple[Table, tuple[str, ...], tuple[str, ...], str]
 def _shape(change: Change) -> _Shape:
     """Return what a change's statement is made of: table, keys of an update, columns, tail."""
     if isinstance(change, Update):
-        return change.table, change.keys, change.columns, ""
+        unless = f' AND t."{change.unless_set}" IS NULL' if change.unless_set else ""
+        return change.table, change.keys, change.columns, unless
     return change.table, (), change.columns, " ON CONFLICT DO NOTHING" if change.skip_existing else ""
 
 
@@ -375,7 +376,7 @@ def _written(shapes: tuple[_Shape, ...]) -> str:
     for table, keys, columns, tail in shapes:
         arrays = _arrays(table, keys + columns, place)
         place += len(keys + columns)
-        parts.append(_update(table, keys, columns, arrays) if keys else _insert(table, columns, arrays) + tail)
+        parts.append((_update(table, keys, columns, arrays) if keys else _insert(table, columns, arrays)) + tail)
     named = ", ".join(f"w{number} AS ({part} RETURNING 1)" for number, part in enumerate(parts))
     return f"WITH {named} SELECT {', '.join(f'(SELECT count(*) FROM w{number})' for number in range(len(parts)))}"
 

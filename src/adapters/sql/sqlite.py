@@ -254,7 +254,8 @@ class _Connection(sqlite3.Connection):
 def _statement(change: Change) -> str:
     if isinstance(change, Insert):
         return _insert(change.table, change.columns, skip_existing=change.skip_existing)
-    return _update(change.table, change.keys, change.columns)
+    unless = f' AND "{change.unless_set}" IS NULL' if change.unless_set else ""
+    return _update(change.table, change.keys, change.columns) + unless
 
 
 @cache
