@@ -683,15 +683,18 @@ async def test_the_openapi_document_tells_the_truth(api: Api) -> None:
     routes = {
         (method.lower(), route.path_format) for route in api.app.routes for method in getattr(route, "methods", ())
     }
-    assert {route for route in routes if route[0] != "options" and "/schema" not in route[1]} == operations.keys()
+    # Files to be downloaded are no answers that a client could read: docs/operating.md has them.
+    files = {("get", "/exports/{kind}"), ("get", "/imports/{id}/errors.csv")}
+    told = {route for route in routes - files if route[0] != "options" and "/schema" not in route[1]}
+    assert told == operations.keys()
     for (method, path), operation in operations.items():
         names = {parameter["name"] for parameter in operation["parameters"]}
         public = path.startswith(("/health", "/problems"))
         assert operation.get("security") == (None if public else [{"token": []}]), path
         takes_body = method in ("post", "put", "patch") and not path.endswith("/confirm")
         assert ("requestBody" in operation) == takes_body, path
-        # Operators' acts are claims, and an event has its own id: both are done once without a key.
-        keyed = method in ("post", "patch") and not path.startswith(("/admin/", "/product-events"))
+        # Operators' acts are claims, an event has its own id, a file its digest: they are done once without a key.
+        keyed = method in ("post", "patch") and not path.startswith(("/admin/", "/product-events", "/imports"))
         assert ("Idempotency-Key" in names) == keyed, path
         assert "application/problem+json" in operation["responses"]["400"]["content"], path
         assert operation["summary"], path
