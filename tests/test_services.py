@@ -87,6 +87,7 @@ async def test_a_persistent_message_survives_the_broker(own_rabbitmq: RabbitMQ, 
         await channel.declare_queue("kept", durable=True)
         message = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
         await channel.default_exchange.publish(message, "kept")
+    await asyncio.sleep(2)  # a queue that is younger may not survive a crash (reliability D16)
     victims = family(own_rabbitmq.pid)
 
     await asyncio.to_thread(end, own_rabbitmq)
