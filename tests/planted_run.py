@@ -112,16 +112,15 @@ async def reconciled(url: str, items: int, count: int, *, selling: bool = True) 
     async with migrated(url) as store, at_work(store) as writer:
         await fill(url, items)
         planted, others = await plant(url, catalog, items, count)
-        sold = [0]
-        sellers = [asyncio.create_task(_sell(writer, others, sold)) for _ in range(_SELLERS if selling else 0)]
+        sold, closed = [0], asyncio.Event()
+        sellers = [asyncio.create_task(_sell(writer, others, sold, closed)) for _ in range(_SELLERS if selling else 0)]
         runs: list[Run] = []
         seen: list[set[Key]] = []
         before = after = (0, 0)
         for last in (False, False, True):
             if last:
-                for seller in sellers:
-                    seller.cancel()
-                await asyncio.gather(*sellers, return_exceptions=True)
+                closed.set()
+                await asyncio.gather(*sellers)
                 before = await _rows(url)
             run = await _run(store, writer, catalog)
             found = {(each.kind, each.subject) for each in await _repairs(store, run)}
@@ -154,9 +153,9 @@ async def _rows(url: str) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-async def _sell(writer: Writer, items: list[str], sold: list[int]) -> None:
+async def _sell(writer: Writer, items: list[str], sold: list[int], closed: asyncio.Event) -> None:
     dice = random.Random()
-    while True:
+    while not closed.is_set():
         line = ReserveLine(inventory_item_id=dice.choice(items), quantity=1)
         for operation in (Receive(inventory_item_id=dice.choice(items), quantity=1), Reserve(lines=(line,))):
             (outcome,) = await submit(writer, operation)

@@ -7,9 +7,9 @@ no number is seen before the one below it.
 
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     CTE,
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     cast,
     func,
     literal,
@@ -36,6 +37,8 @@ from adapters.sql.database import Database
 from core.findings import Discrepancy, Kind, Part
 from ports.reconciliation import ComparedPage
 
+Place = tuple[str, int]
+"""A row's place in the history: whose it is, and its number."""
 _Pairs = dict[str, tuple[ColumnElement[Any], ColumnElement[Any]]]
 _WORDS = {
     "on_hand": "quantityOnHand",
@@ -57,12 +60,21 @@ _OPEN = ("HELD", "CONFIRMED")
 
 async def standing(connection: AsyncConnection, *, after: str, last: str) -> tuple[Discrepancy, ...]:
     """Look at how products stand, from the one after ``after`` to ``last``: their rows lie side by side."""
-    return await _standing(connection, lambda id: and_(id > after, id <= last))
+    found = await connection.execute(_between(), {"after": after, "last": last})
+    return tuple(map(_discrepancy, found))
+
+
+@cache
+def _between() -> CompoundSelect[Any]:
+    """Built once: to build it takes longer than to look at hundreds of products."""
+    after, last = bindparam("after", type_=Text), bindparam("last", type_=Text)
+    return _standing(lambda id: and_(id > after, id <= last))
 
 
 async def of_products(database: Database, connection: AsyncConnection, ids: Collection[str]) -> tuple[Discrepancy, ...]:
     """Look at how these products stand."""
-    return await _standing(connection, lambda id: database.among(id, ids))
+    found = await connection.execute(_standing(lambda id: database.among(id, ids)))
+    return tuple(map(_discrepancy, found))
 
 
 async def product_ids(connection: AsyncConnection, *, after: str | None, limit: int) -> list[str]:
@@ -78,19 +90,16 @@ async def item_count(connection: AsyncConnection, *, after: str, last: str) -> i
     return await connection.scalar(select(func.count()).where(of > after, of <= last)) or 0
 
 
-async def _standing(
-    connection: AsyncConnection, chosen: Callable[[ColumnElement[str]], ColumnElement[bool]]
-) -> tuple[Discrepancy, ...]:
+def _standing(chosen: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> CompoundSelect[Any]:
     """Look at the products that are ``chosen`` by their id, which items and products have in columns of their own."""
     in_page, of_page = chosen(tables.product.c.id), chosen(tables.inventory_item.c.product_id)
-    statement = union_all(
+    return union_all(
         _last_rows().where(of_page),
         _reserved().where(of_page),
         _received().where(of_page, tables.expected_receipt.c.outstanding_quantity > tables.NOTHING),
         _totals(in_page, of_page),
         _last_events().where(in_page),
     )
-    return tuple(map(_discrepancy, await connection.execute(statement)))
 
 
 async def stuck(database: Database, connection: AsyncConnection, *, after: str | None, limit: int) -> ComparedPage:
@@ -137,21 +146,24 @@ async def receipts(database: Database, connection: AsyncConnection, *, after: st
     return ComparedPage(len(ids), 0, tuple(map(_discrepancy, found)), ids[-1] if len(ids) == limit else None)
 
 
-async def history(connection: AsyncConnection, part: Part, *, after: str | None, limit: int) -> ComparedPage:
-    """Look at the next rows, each beside the row before it; ``after`` is the last one of the page before."""
+async def history_end(connection: AsyncConnection, part: Part, *, after: Place, limit: int) -> tuple[Place, int]:
+    """Return where the next rows end, and how many they are; at ``after`` itself where there are none."""
     table, owner, number = _CHAINS[part]
     key = tuple_(table.c[owner], table.c[number])
-    begin = msgspec.json.decode(after, type=tuple[str, int]) if after else ("", 0)
-    page = select(*key.clauses).where(key > _key(begin)).order_by(*key.clauses).limit(limit).cte()
+    page = select(*key.clauses).where(key > _key(after)).order_by(*key.clauses).limit(limit).cte()
     last = select(page, select(func.count()).select_from(page).scalar_subquery().label("rows"))
     end = (await connection.execute(last.order_by(page.c[owner].desc(), page.c[number].desc()).limit(1))).first()
-    if end is None:
-        return ComparedPage(0, 0, (), None)
+    return (after, 0) if end is None else ((end[0], end[1]), end.rows)
+
+
+async def history(connection: AsyncConnection, part: Part, *, after: Place, end: Place) -> tuple[Discrepancy, ...]:
+    """Look at rows, each beside the row before it."""
+    table, owner, number = _CHAINS[part]
+    key = tuple_(table.c[owner], table.c[number])
     # Once more from the last row of the page before: it is the neighbour of the first one here.
-    rows = and_(key >= _key(begin), key <= _key((end[0], end[1])))
-    found = await connection.execute(_ledger(rows, begin) if part == "ledger" else _events(rows, begin))
-    next_after = msgspec.json.encode((end[0], end[1])).decode() if end.rows == limit else None
-    return ComparedPage(end.rows, 0, tuple(map(_discrepancy, found)), next_after)
+    rows = and_(key >= _key(after), key <= _key(end))
+    found = await connection.execute(_ledger(rows, after) if part == "ledger" else _events(rows, after))
+    return tuple(map(_discrepancy, found))
 
 
 def size(part: Part) -> Select[Any]:
@@ -265,7 +277,7 @@ _CHAINS: dict[Part, tuple[Table, str, str]] = {
 }
 
 
-def _key(place: tuple[str, int]) -> Any:
+def _key(place: Place) -> Any:
     return tuple_(literal(place[0], Text), literal(place[1], BigInteger))
 
 
@@ -280,7 +292,7 @@ def _chained(part: Part, rows: ColumnElement[bool], *names: str, beside: Collect
     return select(*(table.c[name] for name in columns), *before).where(rows).cte()
 
 
-def _ledger(rows: ColumnElement[bool], begin: tuple[str, int]) -> CompoundSelect[Any]:
+def _ledger(rows: ColumnElement[bool], begin: Place) -> CompoundSelect[Any]:
     """A version is one more than the version before, and its balances are those before and what it changed."""
     names, changes = ("item_version", "on_hand_after", "reserved_after"), ("on_hand_change", "reserved_change")
     chain = _chained("ledger", rows, *names, "available_after", beside=(*changes, "recorded_at"))
@@ -326,7 +338,7 @@ def _untold(chain: CTE, new: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-def _events(rows: ColumnElement[bool], begin: tuple[str, int]) -> Select[Any]:
+def _events(rows: ColumnElement[bool], begin: Place) -> Select[Any]:
     """A sequence is one more than the one before, from the first that is still kept."""
     chain = _chained("events", rows, "sequence")
     row = chain.c

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import acts, comparisons, tables
+from adapters.sql.comparisons import Place
 from adapters.sql.database import Database, upsert
 from adapters.sql.outbox import held
 from core.acts import Act
@@ -40,13 +41,13 @@ class SqlReconciliation:
         """See ``comparisons``."""
         if part == "stock":
             return await self._standing(after or "", limit)
+        if part in ("ledger", "events"):
+            return await self._history(part, msgspec.json.decode(after, type=Place) if after else ("", 0), limit)
         async with self.database.reading() as connection:
             await _by_indexes(connection)
             if part == "outbox":
                 return await comparisons.stuck(self.database, connection, after=after, limit=limit)
-            if part == "receipts":
-                return await comparisons.receipts(self.database, connection, after=after, limit=limit)
-            return await comparisons.history(connection, part, after=after, limit=limit)
+            return await comparisons.receipts(self.database, connection, after=after, limit=limit)
 
     async def _standing(self, after: str, limit: int) -> ComparedPage:
         """The halves of a page side by side, on two connections: it is the database that computes."""
@@ -65,6 +66,31 @@ class SqlReconciliation:
         async with self.database.reading() as connection:
             await _by_indexes(connection)
             return await comparisons.standing(connection, after=after, last=last)
+
+    async def _history(self, part: Part, after: Place, limit: int) -> ComparedPage:
+        """One half while the other one's end is looked for and it is read, on two connections."""
+        middle, rows = await self._history_end(part, after, limit - limit // 2)
+        if not rows:
+            return ComparedPage(0, 0, (), None)
+        first, (end, more, second) = await asyncio.gather(
+            self._rows(part, after, middle), self._next(part, middle, limit // 2)
+        )
+        next_after = msgspec.json.encode(end).decode() if rows + more == limit else None
+        return ComparedPage(rows + more, 0, (*first, *second), next_after)
+
+    async def _next(self, part: Part, after: Place, limit: int) -> tuple[Place, int, tuple[Discrepancy, ...]]:
+        end, rows = await self._history_end(part, after, limit)
+        return end, rows, await self._rows(part, after, end) if rows else ()
+
+    async def _history_end(self, part: Part, after: Place, limit: int) -> tuple[Place, int]:
+        async with self.database.reading() as connection:
+            await _by_indexes(connection)
+            return await comparisons.history_end(connection, part, after=after, limit=limit)
+
+    async def _rows(self, part: Part, after: Place, end: Place) -> tuple[Discrepancy, ...]:
+        async with self.database.reading() as connection:
+            await _by_indexes(connection)
+            return await comparisons.history(connection, part, after=after, end=end)
 
     async def compare_products(self, product_ids: Collection[str]) -> tuple[Discrepancy, ...]:
         """See ``comparisons``."""
