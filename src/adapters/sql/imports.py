@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import acts, tables
 from adapters.sql.database import Database, Insert
 from adapters.sql.dead_letters import storable
-from adapters.sql.replays import holds
+from adapters.sql.leases import holds
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.ids import new_id

@@ -1,14 +1,14 @@
-"""The relay's steps: who may relay, what is to be published, and marking what was. Rules R17, R18, R22."""
+"""The relay's steps: what is to be published, and marking what was. Rules R17, R18, R22."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import Integer, Select, bindparam, func, select, update
 
 from adapters.sql import tables
-from adapters.sql.database import Database, Query, Update, upsert
+from adapters.sql.database import Database, Query, Update
+from adapters.sql.leases import held
 from core.events import OutboxRow
 from ports.outbox import Lease
 from ports.store import BACKLOG_MAX, RELAY, Backlog
@@ -47,35 +47,6 @@ class SqlOutbox:
     """The part of ``ports.store.Store`` that the relay works with."""
 
     database: Database
-
-    async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
-        """One upsert decides; the token rises when the owner changes."""
-        table = tables.lease
-        async with self.database.writing() as connection:
-            now, _ = await self.database.clock(connection)
-            expires_at = now + timedelta(seconds=seconds)
-            fresh = upsert(connection, table).values(name=name, owner=owner, token=1, position=0, expires_at=expires_at)
-            ours = table.c.owner == fresh.excluded.owner
-            statement = fresh.on_conflict_do_update(
-                index_elements=[table.c.name],
-                set_={
-                    "owner": fresh.excluded.owner,
-                    "expires_at": fresh.excluded.expires_at,
-                    "token": case((ours, table.c.token), else_=table.c.token + 1),
-                },
-                where=or_(ours, table.c.expires_at <= now),
-            ).returning(table.c.token)
-            token = await connection.scalar(statement)
-            await connection.commit()
-        return None if token is None else Lease(name, owner, token)
-
-    async def release(self, lease: Lease) -> None:
-        """Let it run out now; the next owner's token is higher all the same."""
-        async with self.database.writing() as connection:
-            now, _ = await self.database.clock(connection)
-            ended = {"expires_at": now - timedelta(seconds=1), "owner": ""}
-            await connection.execute(update(tables.lease).where(held(lease)).values(ended))
-            await connection.commit()
 
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
         """The critical products' backlog first, then what has waited longest."""
@@ -144,9 +115,3 @@ class SqlOutbox:
 
 def _in_order(row: dict[str, Any]) -> tuple[str, int]:
     return row["product_id"], row["sequence"]
-
-
-def held(lease: Lease) -> Any:
-    """Select the row of a lease that is still ours: touching it in a transaction is the fence."""
-    table = tables.lease.c
-    return and_(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)

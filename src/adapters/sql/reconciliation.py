@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import acts, comparisons, tables
 from adapters.sql.comparisons import Place
 from adapters.sql.database import Database, upsert
-from adapters.sql.outbox import held
+from adapters.sql.leases import holds
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.findings import NATURES, SEEN_IN, Discrepancy, Finding, Part, Repair, Repairs, Run, Tally, Trigger
@@ -116,7 +116,7 @@ class SqlReconciliation:
         """On the database's clock; whoever holds the lease knows that nobody is at the others."""
         runs = tables.reconciliation_run
         async with self.database.writing() as connection:
-            if not await _fenced(connection, lease):
+            if not await holds(connection, lease):
                 return None
             now, _ = await self.database.clock(connection)
             broken = update(runs).where(runs.c.status == "RUNNING", runs.c.id != id)
@@ -137,7 +137,7 @@ class SqlReconciliation:
     ) -> Run | None:
         """Fence, progress, findings and repairs in one commit."""
         async with self.database.writing() as connection:
-            if not await _fenced(connection, lease):
+            if not await holds(connection, lease):
                 return None
             recorded = await _on_record(connection, run.id)
             if recorded is None or not recorded.is_open:
@@ -161,7 +161,7 @@ class SqlReconciliation:
         seen = select(table.c.kind, func.count(), new).where(table.c.run_id == run.id).group_by(table.c.kind)
         became = select(repair.c.outcome, func.count()).where(repair.c.run_id == run.id).group_by(repair.c.outcome)
         async with self.database.writing() as connection:
-            if not await _fenced(connection, lease):
+            if not await holds(connection, lease):
                 return None
             recorded = await _on_record(connection, run.id)
             if recorded is None or not recorded.is_open:
@@ -309,12 +309,6 @@ async def _by_indexes(connection: AsyncConnection) -> None:
     """A page is found by indexes. How little of an index it needs is more than the planner can guess."""
     if connection.dialect.name == "postgresql":
         await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-
-
-async def _fenced(connection: AsyncConnection, lease: Lease) -> bool:
-    """Hold on to the lease until the commit, if it is still ours."""
-    kept = update(tables.lease).where(held(lease)).values(owner=tables.lease.c.owner)
-    return bool((await connection.execute(kept)).rowcount)
 
 
 async def _on_record(connection: AsyncConnection, id: str) -> Run | None:

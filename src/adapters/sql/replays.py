@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import acts, tables
 from adapters.sql.database import Database
 from adapters.sql.dead_letters import storable
+from adapters.sql.leases import holds
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.events import OutboxRow
@@ -188,13 +189,6 @@ def _blocked_events() -> Any:
         _OUTBOX.c.blocked_reason.label("reason"),
         waiting.scalar_subquery().label("waiting"),
     ).where(_BLOCKED)
-
-
-async def holds(connection: AsyncConnection, lease: Lease) -> bool:
-    """Whether a lease is still ours; if so it cannot change hands before this transaction has ended."""
-    table = tables.lease.c
-    ours = select(table.name).where(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)
-    return await connection.scalar(ours.with_for_update()) is not None
 
 
 async def _first_since(connection: AsyncConnection, at: datetime, low: int, high: int) -> int:

@@ -16,6 +16,7 @@ from adapters.sql import schema, tables
 from adapters.sql.database import Database, Insert, Query
 from adapters.sql.dead_letters import SqlDeadLetters
 from adapters.sql.imports import SqlImports, forget_imports
+from adapters.sql.leases import SqlLeases
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.product_records import SqlProductRecords
 from adapters.sql.reconciliation import SqlReconciliation
@@ -85,7 +86,9 @@ def _database(url: str) -> Database:
     return PostgresDatabase(parsed)
 
 
-class SqlStore(SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords, SqlImports):
+class SqlStore(
+    SqlLeases, SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords, SqlImports
+):
     """See ``ports.store.Store``."""
 
     def __init__(self, database: Database) -> None:
