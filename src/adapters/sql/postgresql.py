@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cache
@@ -172,8 +172,7 @@ class PostgresDatabase:
     async def fetch(self, connection: AsyncConnection, query: Query, **values: Any) -> list[dict[str, Any]]:
         """By the driver's own prepared statements."""
         known = self._compiled(query)
-        given = [values.get(name, constant) for name, constant in known.values.items()]
-        rows = await self._ask_at_once(connection, lambda driver: driver.fetch(known.text, *given))
+        rows = await self._ask_at_once(connection, lambda driver: driver.fetch(known.text, *known.given(values)))
         return [dict(row) for row in rows]
 
     def _compiled(self, query: Query) -> "_Compiled":
@@ -187,21 +186,17 @@ class PostgresDatabase:
 
     async def look(self, connection: AsyncConnection, *asked: Asked) -> Look:
         """All in one statement, the rows of each query an array of records."""
-        queries = tuple(query for query, _ in asked)
-        if (known := self._looks.get(queries)) is None:
-            known = self._looks[queries] = _together([self._compiled(query) for query in queries])
-        given = [
-            values.get(name, constant)
-            for query, values in asked
-            for name, constant in self._compiled(query).values.items()
-        ]
-        found = await self._ask(connection, lambda driver: driver.fetchrow(known, *given))
-        names = (self._compiled(query).columns for query in queries)
+        key = tuple(query for query, _ in asked)
+        queries = [self._compiled(query) for query in key]
+        if (statement := self._looks.get(key)) is None:
+            statement = self._looks[key] = _together(queries)
+        given = [value for query, (_, values) in zip(queries, asked, strict=True) for value in query.given(values)]
+        now, id, *found = await self._ask(connection, lambda driver: driver.fetchrow(statement, *given))
         rows = [
-            [dict(zip(columns, row, strict=True)) for row in rows]
-            for columns, rows in zip(names, found[2:], strict=True)
+            [dict(zip(query.columns, row, strict=True)) for row in rows]
+            for query, rows in zip(queries, found, strict=True)
         ]
-        return Look(found[0], found[1], rows)
+        return Look(now, id, rows)
 
     async def write(self, connection: AsyncConnection, *changes: Change) -> list[int]:
         """All in one statement, whose parts PostgreSQL carries out in the order in which they are counted."""
@@ -344,6 +339,10 @@ class _Compiled(Struct, frozen=True):
     text: str
     values: dict[str, Any]
     columns: list[str]
+
+    def given(self, values: Mapping[str, Any]) -> list[Any]:
+        """Return the values in the order in which the text wants them, its own constants among them."""
+        return [values.get(name, constant) for name, constant in self.values.items()]
 
 
 def _together(queries: Sequence[_Compiled]) -> str:
