@@ -1,36 +1,31 @@
 """``inventory dead-letters``: what failed, and what an operator does about it, on the store itself."""
 
 import asyncio
-import getpass
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
 import rich_click as click
 from msgspec.structs import replace
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from core.acts import Act
 from core.dead_letters import DeadLetters
 from core.errors import NotFound, ValidationFailed
 from core.products import Products
 from core.redelivery import Elsewhere, Redelivery
 from core.writer import Writer
 from entrypoints.config import Config
-from entrypoints.consumer import start_writing
-from entrypoints.terminal import check_tables, console, print_json, run_to_end, somebody_runs, time_text, with_store
-from entrypoints.wiring import make_container
+from entrypoints.terminal import NAME, act, console, print_json, progress, run_to_end, time_text, with_store
+from entrypoints.working import at_work
 from ports.dead_letters import Letter, LetterDetail, LetterFilter, LetterGroup, Retry
 from ports.store import Store
 
 _DETAIL_SHOWN = 100
 _POLL_SECONDS = 0.2
-_NAME = "inventory-cli"
 T = TypeVar("T")
 
 
@@ -167,41 +162,23 @@ def _decide(
         click.echo(f"{each.id} is {each.status}.")
 
 
-def act(reason: str | None) -> Act:
-    """Return an act of whoever uses the command."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "somebody"
-    return Act(actor=f"{_NAME}/{user}", reason=reason)
-
-
 def _at_work(config: Config, work: Callable[[DeadLetters, Redelivery, Store], Awaitable[T]]) -> T:
-    """Do ``work`` so that every reader hears of it.
-
-    That is with a writer running in this process, unless another one runs that keeps what it reads in its own memory.
-    """
+    """Do ``work`` so that every reader hears of it."""
 
     async def main() -> T:
-        container = make_container(config)
-        async with AsyncExitStack() as ends:
-            ends.push_async_callback(container.close)
-            store = await container.get(Store)
-            await check_tables(store)
-            if config.cache.startswith("memory:") and await somebody_runs(store):
-                writer, products = await container.get(Writer), await container.get(Products)
-                elsewhere = Elsewhere(store, writer, products, process=_NAME)
-                return await work(DeadLetters(store, elsewhere), elsewhere, store)
-            await start_writing(container, ends)
-            return await work(await container.get(DeadLetters), await container.get(Redelivery), store)
+        async with at_work(config) as (container, store, here):
+            if here:
+                return await work(await container.get(DeadLetters), await container.get(Redelivery), store)
+            writer, products = await container.get(Writer), await container.get(Products)
+            elsewhere = Elsewhere(store, writer, products, process=NAME)
+            return await work(DeadLetters(store, elsewhere), elsewhere, store)
 
     return run_to_end(main())
 
 
 async def _watch(store: Store, redelivery: Redelivery, retry: Retry) -> Retry:
     """Work on a retry and tell how far it is, until it has ended and nobody has any of it in hand."""
-    columns = (TextColumn("Trying dead letters"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with progress("Trying dead letters", TimeElapsedColumn()) as bars:
         bar = bars.add_task("", total=retry.total)
         while retry.ended_at is None:
             tried = await redelivery.turn()

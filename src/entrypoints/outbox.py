@@ -1,17 +1,13 @@
 """``inventory outbox``: what waits to go out, what no broker takes, and having published events go out again."""
 
 import asyncio
-import sys
 
 import rich_click as click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from entrypoints.config import Config
-from entrypoints.dead_letters import act
-from entrypoints.terminal import console, print_json, time_text, with_store
+from entrypoints.terminal import act, console, print_json, progress, time_text, with_store
 from ports.outbox import BlockedEvent, Replay, ReplayRange
 from ports.store import Backlog, Store
 
@@ -64,8 +60,7 @@ def replay(config: Config, chosen: ReplayRange, *, reason: str, wait: bool, as_j
 
 
 async def _watch(store: Store, replay: Replay) -> Replay:
-    columns = (TextColumn("Publishing again"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with progress("Publishing again") as bars:
         bar = bars.add_task("", total=replay.total)
         while replay.ended_at is None:
             await asyncio.sleep(_POLL_SECONDS)

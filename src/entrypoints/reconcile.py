@@ -3,14 +3,14 @@
 import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import rich_click as click
 from msgspec import Struct
 from msgspec.structs import replace
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,20 +21,20 @@ from core.reconciliation import REPAIR, Reconciliation
 from core.reconciliation import Progress as Told
 from entrypoints.config import Config, check_processes
 from entrypoints.consumer import start_writing
-from entrypoints.dead_letters import act
 from entrypoints.terminal import (
-    check_tables,
+    NAME,
+    act,
     console,
     print_json,
+    progress,
     run_to_end,
     somebody_runs,
     time_text,
     with_store,
 )
-from entrypoints.wiring import make_container
+from entrypoints.working import opened
 from ports.store import Store
 
-ACTOR = "inventory-cli"
 _PAGE = 1_000
 _WATCH_SECONDS = 0.5
 _SHOWN_MAX = 100
@@ -68,18 +68,14 @@ def run(config: Config, *, deep: bool, as_json: bool) -> int:
     """
 
     async def main() -> Report:
-        container = make_container(config)
-        async with AsyncExitStack() as ends:
-            ends.push_async_callback(container.close)
-            store = await container.get(Store)
-            await check_tables(store)
+        async with opened(config) as (container, store, ends):
             with _progress() as told:
                 if config.repairs != "plan" and await _must_be_done_elsewhere(config, store):
                     return await _report(store, await _have_done(config, store, deep=deep, told=told))
                 await start_writing(container, ends)
                 reconciliation = await container.get(Reconciliation)
                 ended = await reconciliation.run(
-                    trigger="manual", actor=ACTOR, deep=deep, repairs=config.repairs, progress=told
+                    trigger="manual", actor=NAME, deep=deep, repairs=config.repairs, progress=told
                 )
             return await _report(store, ended)
 
@@ -177,8 +173,7 @@ def _progress() -> Iterator[Told]:
     if not sys.stderr.isatty():
         yield _tell_plainly
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress("{task.description}", TimeElapsedColumn()) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(part: str, looked_at: int, about: int) -> None:

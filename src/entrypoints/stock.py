@@ -1,15 +1,12 @@
 """``inventory stock``: files of rows into the stock and out of it."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO, TypeVar
 
 import rich_click as click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,10 +15,8 @@ from core.exports import export
 from core.imports import Imports
 from core.sheets import write_rows
 from entrypoints.config import Config
-from entrypoints.consumer import start_writing
-from entrypoints.dead_letters import act
-from entrypoints.terminal import check_tables, console, print_json, run_to_end, somebody_runs, time_text, with_store
-from entrypoints.wiring import make_container
+from entrypoints.terminal import act, console, print_json, progress, run_to_end, time_text, with_store
+from entrypoints.working import at_work
 from ports.imports import PART_BYTES, Import, ImportOrder, RowError
 from ports.store import ItemFilter, Store
 
@@ -95,17 +90,10 @@ def cancel(config: Config, id: str, *, reason: str | None, as_json: bool) -> Non
 
 
 def _at_work(config: Config, work: Callable[..., Awaitable[T]]) -> T:
-    """Do ``work`` with a writer of our own, unless a process runs that reads from its memory: then that one works."""
+    """Do ``work`` so that every reader hears of it; ``here`` tells whether importing is up to us."""
 
     async def main() -> T:
-        container = make_container(config)
-        async with AsyncExitStack() as ends:
-            ends.push_async_callback(container.close)
-            store = await container.get(Store)
-            await check_tables(store)
-            here = not (config.cache.startswith("memory:") and await somebody_runs(store))
-            if here:
-                await start_writing(container, ends)
+        async with at_work(config) as (container, store, here):
             return await work(await container.get(Imports), store, here=here)
 
     return run_to_end(main())
@@ -119,8 +107,7 @@ async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
 
 async def _watch(imports: Imports | None, store: Store, job: Import) -> Import:
     """Work on imports, or watch who does, until this one has ended, and tell how far it is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+    with progress("{task.description}", TimeElapsedColumn()) as bars:
         bar = bars.add_task("Waiting", total=None)
 
         def tell(now: Import) -> None:

@@ -1,6 +1,7 @@
 """What commands that look into the store or work on it have in common: opening it, being broken off, printing."""
 
 import asyncio
+import getpass
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -10,13 +11,17 @@ from typing import Any, TypeVar
 import msgspec
 import rich_click as click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 from adapters.registry import connect
 from adapters.telemetry import configure_logging
+from core.acts import Act
 from core.errors import ValidationFailed
 from entrypoints.config import Config
 from ports.store import RELAY, Store
 
+NAME = "inventory-cli"
+"""Who a command is, to whoever reads what was done."""
 T = TypeVar("T")
 
 
@@ -63,6 +68,21 @@ async def somebody_runs(store: Store) -> bool:
     if lease is not None:
         await store.release(lease)
     return lease is None
+
+
+def act(reason: str | None) -> Act:
+    """Return an act of whoever uses the command."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "somebody"
+    return Act(actor=f"{NAME}/{user}", reason=reason)
+
+
+def progress(description: str, *more: ProgressColumn) -> Progress:
+    """Return bars on standard error, each with a ``description`` and how much of it is done; none in a pipe."""
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), *more)
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def print_json(value: object) -> None:
