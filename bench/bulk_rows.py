@@ -4,8 +4,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from event_rows import BARE_EXCHANGE, BARE_QUEUE, fill_outbox, relayed
-from rig import Rig, Site, await_, bind, execute
+from event_rows import ALL_RELAYED, beside_bare_publishing, fill_outbox, relayed
+from rig import Rig, Site, execute
 from rows import Measured, Sample, absolute, alternate, row
 from service import COMMAND, environment
 
@@ -64,34 +64,22 @@ def _imported(site: Site, file: Path) -> None:
 @row("drain", "events relayed after an outage / bare confirmed publishing", unit="events/s", floor=0.7, aim=1)
 def drain(rig: Rig) -> Measured:
     count = rig.scale.drained
-    with rig.serving() as site:
-        site.wait_until("SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)")
-        size = site.value("SELECT length(body) FROM outbox WHERE event_type = 'StockLevelChanged' LIMIT 1")
-        firsts = iter(range(1_000_000, 2**62, 1_000_000))
 
-        def ours() -> Sample:
-            await_(bind(site.broker))
-            site.service.stop()
-            first = next(firsts)
-            fill_outbox(site, rig.scale.products, count, first)
-            site.service.start()
-            site.wait_until("SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)")
-            return Sample(relayed(site, first))
+    def ours(site: Site, first: int) -> Sample:
+        site.service.stop()
+        fill_outbox(site, rig.scale.products, count, first)
+        site.service.start()
+        site.wait_until(ALL_RELAYED)
+        return Sample(relayed(site, first))
 
-        def bare() -> Sample:
-            await_(bind(site.broker, BARE_EXCHANGE, BARE_QUEUE))
-            told = rig.python("bare_amqp.py", "publish", site.broker, BARE_EXCHANGE, "any", count, size)
-            return Sample(told["rate"])
-
-        rounds = min(rig.scale.rounds, 3)
-        return alternate(ours, bare, rounds=rounds, notes=[f"{count:,} events of {size} bytes wait when it starts"])
+    return beside_bare_publishing(rig, ours, count, rounds=min(rig.scale.rounds, 3), note="wait when it starts")
 
 
 @row("drain-memory", "most resident memory while draining / 1.1 x idle + 50 MB", unit="MB", floor=1, aim=0.9, less=True)
 def drain_memory(rig: Rig) -> Measured:
     count = rig.scale.drained
     with rig.serving() as site:
-        site.wait_until("SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)")
+        site.wait_until(ALL_RELAYED)
         site.service.stop()
         site.service.start()
         time.sleep(3.0)

@@ -1,6 +1,6 @@
 """Events out and in, on a real RabbitMQ, beside bare aio-pika on the same one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median, quantiles
 
@@ -13,6 +13,7 @@ BARE_EXCHANGE, BARE_QUEUE = "bare.events", "bare"
 CONSUMER_CONNECTIONS = 10
 RATE = 500
 _CONNECTIONS = 50
+ALL_RELAYED = "SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)"
 _RELAYED = """
 SELECT (count(*) - count(*) FILTER (WHERE published_at = first)) / extract(epoch FROM max(published_at) - min(first))
   FROM outbox, (SELECT min(published_at) AS first FROM outbox WHERE sequence >= {first}) AS began
@@ -36,25 +37,35 @@ SELECT 'prod_' || n % {products}, {first} + n / {products}, gen_random_uuid(), e
 @row("relay", "events relayed / bare confirmed publishing", unit="events/s", floor=0.7, aim=1)
 def relay(rig: Rig) -> Measured:
     count = rig.scale.relayed
+
+    def ours(site: Site, first: int) -> Sample:
+        with site.cpu() as cpu:
+            fill_outbox(site, rig.scale.products, count, first)
+            site.wait_until(ALL_RELAYED)
+        return Sample(relayed(site, first), cpu.each(count))
+
+    return beside_bare_publishing(rig, ours, count, rounds=rig.scale.rounds, note="a round")
+
+
+def beside_bare_publishing(
+    rig: Rig, ours: Callable[[Site, int], Sample], count: int, *, rounds: int, note: str
+) -> Measured:
+    """Serve a site and measure rounds of ``ours``, on events from a sequence on, beside bare publishing of as many."""
     with rig.serving() as site:
-        site.wait_until("SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)")
+        site.wait_until(ALL_RELAYED)
         size = site.value("SELECT length(body) FROM outbox WHERE event_type = 'StockLevelChanged' LIMIT 1")
         firsts = iter(range(1_000_000, 2**62, 1_000_000))
 
-        def ours() -> Sample:
+        def relaying() -> Sample:
             await_(bind(site.broker))
-            first = next(firsts)
-            with site.cpu() as cpu:
-                fill_outbox(site, rig.scale.products, count, first)
-                site.wait_until("SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)")
-            return Sample(relayed(site, first), cpu.each(count))
+            return ours(site, next(firsts))
 
         def bare() -> Sample:
             await_(bind(site.broker, BARE_EXCHANGE, BARE_QUEUE))
             told = rig.python("bare_amqp.py", "publish", site.broker, BARE_EXCHANGE, "any", count, size)
             return Sample(told["rate"])
 
-        return alternate(ours, bare, rounds=rig.scale.rounds, notes=[f"{count:,} events of {size} bytes a round"])
+        return alternate(relaying, bare, rounds=rounds, notes=[f"{count:,} events of {size} bytes {note}"])
 
 
 def fill_outbox(site: Site, products: int, count: int, first: int) -> None:
