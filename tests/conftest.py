@@ -1,13 +1,17 @@
-"""The servers the tests share. Each is started by the first test that asks for it and stopped after the last."""
+"""What tests share: servers, each started by the first that asks for it and stopped after the last, and stores."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 from services import Postgres, RabbitMQ, Redis
 from sharing import AnyServer, Keeper, borrowed
+from stores import empty, migrated
+
+from ports.store import Store
 
 pytest_plugins = ["secrecy"]
 SERVERS = {"postgres", "rabbitmq", "redis"}
@@ -70,6 +74,23 @@ def opened(kind: type[AnyServer], config: pytest.Config, variable: str) -> Abstr
     """The stranger's server that the environment names, else one for all processes, else one for this one."""
     url, keeper = os.environ.get(variable), getattr(config, "workerinput", {}).get("keeper")
     return kind(url) if url or keeper is None else nullcontext(borrowed(kind, keeper))
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Postgres) -> str:
+    """A database of this module's own."""
+    return postgres.create_database()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store of each kind."""
+    server = request.param == "postgresql"
+    url = request.getfixturevalue("database") if server else f"sqlite:///{tmp_path}/inventory.db"
+    async with migrated(url) as store:
+        if server:
+            await empty(url)
+        yield store
 
 
 @pytest.fixture

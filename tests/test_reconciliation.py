@@ -21,7 +21,6 @@ from audit import books
 from planted import IN_HISTORY, LAST, PLANTS, Place, plant, unchecked
 from private_server import LOOPBACK
 from service import COMMAND, environment
-from services import Postgres
 from stores import at_work, hold, migrated, only, stocked, submit
 
 from adapters.registry import connect
@@ -55,12 +54,6 @@ from ports.store import Store
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
 OPERATIONS = 150
 OWN = [part for part in PARTS if part not in OF_CATALOG]
-
-
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> str:
-    """A database of this module's own."""
-    return postgres.create_database()
 
 
 @pytest.fixture(params=["sqlite", POSTGRESQL])

@@ -16,7 +16,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 from audit import books
-from services import Postgres
 from stores import at_work, empty, key, migrated, only, request, stocked, submit
 
 from adapters.registry import connect
@@ -52,12 +51,6 @@ from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
 on_postgresql = pytest.mark.parametrize("url", [POSTGRESQL], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> str:
-    """A database of this module's own."""
-    return postgres.create_database()
 
 
 @pytest.fixture(params=["sqlite", POSTGRESQL])

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from services import Postgres
 from stores import dead_letters, empty, migrated, only
 
 from adapters.registry import connect
@@ -22,12 +21,6 @@ ANY = LetterFilter()
 ALICE = Act(actor="alice", reason="it is mended", correlation_id="corr-a")
 BOB = Act(actor="bob", reason="so be it")
 AT_ONCE: dict[str, Any] = {"limit": 100, "bytes_max": 10_000, "seconds": 60.0}
-
-
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> str:
-    """A database of this module's own."""
-    return postgres.create_database()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])

@@ -1,12 +1,8 @@
 """What every store promises of imports (``ports/imports.py``), asked of each adapter by its URL."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
-from services import Postgres
-from stores import empty, key, migrated, stocked
+from stores import key, stocked
 
 from core.acts import Act
 from core.book import Book
@@ -16,25 +12,7 @@ from ports.imports import Import, ImportOrder, RowError
 from ports.outbox import Lease
 from ports.store import IMPORTS, Store, StoredAnswer, Wanted
 
-POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
 ALICE = Act(actor="alice")
-
-
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> str:
-    """A database of this module's own."""
-    return postgres.create_database()
-
-
-@pytest.fixture(params=["sqlite", POSTGRESQL])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """An empty store of each kind."""
-    server = request.param == "postgresql"
-    url = request.getfixturevalue("database") if server else f"sqlite:///{tmp_path}/inventory.db"
-    async with migrated(url) as store:
-        if server:
-            await empty(url)
-        yield store
 
 
 async def leased(store: Store, owner: str = "us") -> Lease:

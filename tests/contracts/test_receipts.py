@@ -1,14 +1,11 @@
 """What every store promises of expected receipts (``ports/store.py``), asked of each adapter by its URL."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from services import Postgres
-from stores import batch, carry_out, empty, migrated, only, stocked
+from stores import batch, carry_out, only, stocked
 
 from core.book import Cause
 from core.errors import ValidationFailed
@@ -26,25 +23,7 @@ from core.rules import decide
 from core.stock import ExpectedReceipt, Item, Supply
 from ports.store import ItemFilter, ReceiptFilter, Store
 
-POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> str:
-    """A database of this module's own."""
-    return postgres.create_database()
-
-
-@pytest.fixture(params=["sqlite", POSTGRESQL])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """An empty store of each kind."""
-    server = request.param == "postgresql"
-    url = request.getfixturevalue("database") if server else f"sqlite:///{tmp_path}/inventory.db"
-    async with migrated(url) as store:
-        if server:
-            await empty(url)
-        yield store
 
 
 def later(days: float) -> datetime:

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
-from services import Postgres
 from stores import CAUSE, batch, carry_out, dead_letters, empty, hold, key, migrated, only, positions, stocked
 
 from adapters.registry import connect
@@ -70,12 +69,6 @@ class Place:
     other: Store
     rows: bool
     bell: bool
-
-
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> str:
-    """A database of this module's own."""
-    return postgres.create_database()
 
 
 @pytest.fixture(params=["sqlite", POSTGRESQL])
