@@ -90,7 +90,7 @@ class ImportStore(Protocol):
         ...
 
     async def abandon_upload(self, id: str) -> None:
-        """Forget an import whose content did not come to its end."""
+        """Forget an import whose content did not come to its end; one that was queued stays."""
         ...
 
     async def import_part(self, id: str, number: int) -> bytes | None:

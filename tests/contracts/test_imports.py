@@ -115,6 +115,18 @@ async def test_an_upload_that_breaks_off_leaves_nothing(store: Store) -> None:
     assert await store.import_jobs(limit=9) == [] and await store.import_part(noticed.id, 0) is None
 
 
+async def test_what_was_queued_is_not_abandoned(store: Store) -> None:
+    """Whoever did not hear that it was may say so too late: it is on record, with its content, whatever became of it."""
+    job = await queued(store, b"a")
+    await store.abandon_upload(job.id)
+    assert await store.import_job(job.id) == job and await store.import_part(job.id, 0) == b"a"
+
+    begun = await store.save_import(await leased(store), replace(job, status="IMPORTING"))
+    await store.abandon_upload(job.id)
+    assert await store.import_job(job.id) == begun
+    assert (await queued(store, b"a")).id == job.id
+
+
 async def test_the_keys_of_an_open_import_are_not_forgotten(store: Store) -> None:
     """However long it waits: it goes on by them. Those of an ended one, and anybody's else, go in their time."""
     job = await queued(store, b"a")

@@ -183,8 +183,10 @@ def forget_imports(ended_before: datetime, *, unfinished: datetime) -> tuple[Del
 
 
 async def _forget(connection: AsyncConnection, id: str) -> None:
-    await connection.execute(delete(_PART).where(_PART.c.import_id == id))
-    await connection.execute(delete(_IMPORT).where(_IMPORT.c.id == id))
+    """Drop an upload, and nothing that was queued: of that, rows may have been imported."""
+    upload = delete(_IMPORT).where(_IMPORT.c.id == id, _IMPORT.c.status == "UPLOADING")
+    if (await connection.execute(upload)).rowcount:
+        await connection.execute(delete(_PART).where(_PART.c.import_id == id))
 
 
 def _values(job: Import) -> dict[str, Any]:
