@@ -1,8 +1,10 @@
 """What every store promises of imports (``ports/imports.py``), asked of each adapter by its URL."""
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
-from stores import key, stocked
+from stores import key, only, stocked
 
 from core.acts import Act
 from core.book import Book
@@ -66,6 +68,15 @@ async def test_the_same_content_is_one_import(store: Store) -> None:
     assert (await queued(store, b"a")).id not in (first.id, second.id)
 
 
+async def test_the_same_content_at_once_is_one_import(store: Store) -> None:
+    """Of uploads that end in the same moment one is queued, and the others are told of it."""
+    uploads = await asyncio.gather(*(store.begin_import(ImportOrder(), ALICE) for _ in range(4)))
+    jobs = await asyncio.gather(*(store.finish_upload(job.id, digest="d", size=0, again=False) for job in uploads))
+
+    assert [job.status for job in jobs] == ["QUEUED"] * 4
+    assert [job.id for job in await store.import_jobs(limit=9)] == [only({job.id for job in jobs})]
+
+
 async def test_the_oldest_open_import_comes_first(store: Store) -> None:
     """Lists go the other way, page by page."""
     first, second, third = [await queued(store, b"a", digest=digest) for digest in "abc"]
@@ -116,7 +127,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(store: Store) -> None:
 
 
 async def test_what_was_queued_is_not_abandoned(store: Store) -> None:
-    """Whoever did not hear that it was may say so too late: it is on record, with its content, whatever became of it."""
+    """Whoever did not hear that it was may say so too late: it is on record, whatever became of it."""
     job = await queued(store, b"a")
     await store.abandon_upload(job.id)
     assert await store.import_job(job.id) == job and await store.import_part(job.id, 0) == b"a"

@@ -33,6 +33,8 @@ _LEFT_BEHIND = (
     "outbox.product_id, outbox.sequence",
 )
 """What is violated where an item or a product went on meanwhile, by the name each database gives it."""
+_QUEUED_ALREADY = ("stock_import_content_key_key", "stock_import.content_key")
+"""What is violated where a file of the same content was queued in the same moment."""
 
 
 @contextmanager
@@ -57,6 +59,11 @@ def faults() -> Iterator[None]:
 def is_left_behind(error: DBAPIError) -> bool:
     """Tell whether a complaint is that somebody else has written this version's row already."""
     return any(name in str(error.orig) for name in _LEFT_BEHIND)
+
+
+def is_queued_already(error: DBAPIError) -> bool:
+    """Tell whether a complaint is that an import of the same content is on record by now."""
+    return any(name in str(error.orig) for name in _QUEUED_ALREADY)
 
 
 def _translate(error: DBAPIError) -> InventoryError | None:

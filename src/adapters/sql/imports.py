@@ -5,11 +5,13 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Delete, delete, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import acts, tables
 from adapters.sql.database import Database, Insert
 from adapters.sql.dead_letters import storable
+from adapters.sql.faults import is_queued_already
 from adapters.sql.leases import holds
 from core.acts import Act
 from core.errors import Conflict, NotFound
@@ -63,6 +65,14 @@ class SqlImports:
 
     async def finish_upload(self, id: str, *, digest: str, size: int, again: bool) -> Import:
         """The content's key is unique: of two alike one is queued, whichever comes first."""
+        try:
+            return await self._finish_upload(id, digest=digest, size=size, again=again)
+        except DBAPIError as error:
+            if not is_queued_already(error):
+                raise
+            return await self._finish_upload(id, digest=digest, size=size, again=again)
+
+    async def _finish_upload(self, id: str, *, digest: str, size: int, again: bool) -> Import:
         async with self.database.writing() as connection:
             _, transaction_id = await self.database.clock(connection)
             queued = {"status": "QUEUED", "digest": digest, "bytes": size}
