@@ -217,9 +217,34 @@ async def test_old_runs_and_what_was_resolved_long_ago_are_dropped(place: Place)
         f"UPDATE reconciliation_finding SET resolved_at = {long_ago} WHERE resolved_at IS NOT NULL",
     )
     third = await reconcile(place.store)
+    assert len(await place.store.reconciliations(10)) == 3, "ending a run takes longer the more there is to drop"
+    assert await purged(place.store) == 2
     assert [run.id for run in await place.store.reconciliations(10)] == [third.id, second.id]
     assert [row["kind"] for row in await place.select("SELECT kind FROM reconciliation_finding")] == ["LEDGER_MISMATCH"]
     assert third.raised == 0
+
+
+async def purged(store: Store, limit: int = 1_000) -> int:
+    """Drop what is over; return how many rows went."""
+    return await store.purge(answers_hours=48, events_days=30, inbox_days=90, limit=limit)
+
+
+async def test_the_repairs_of_an_old_run_go_a_few_at_a_time(place: Place) -> None:
+    """The run goes with the last of them; one that has not ended stays."""
+    run, young = await reconcile(place.store), await reconcile(place.store)
+    row = "'KIND', 'subject {0}', 'product', 'PLANNED', NULL, '{{}}', '{{}}', " + _sql(timedelta())
+    await place.alter(
+        *(f"INSERT INTO reconciliation_repair VALUES ('{run.id}', {row.format(number)})" for number in range(5)),
+        f"INSERT INTO reconciliation_repair VALUES ('{young.id}', {row.format(0)})",
+        f"UPDATE reconciliation_run SET started_at = {_sql(timedelta(days=-31))} WHERE id = '{run.id}'",
+    )
+
+    await place.alter(f"UPDATE reconciliation_run SET status = 'RUNNING' WHERE id = '{run.id}'")
+    assert await purged(place.store) == 0
+    await place.alter(f"UPDATE reconciliation_run SET status = 'DONE' WHERE id = '{run.id}'")
+    assert [await purged(place.store, limit=2) for _ in range(4)] == [2, 2, 2, 0]
+    assert [each.id for each in await place.store.reconciliations(10)] == [young.id]
+    assert len(await place.store.repairs(young, limit=10)) == 1
 
 
 def _sql(ago: timedelta) -> str:

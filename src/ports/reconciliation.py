@@ -75,8 +75,7 @@ class ReconciliationStore(Protocol):
         """Record a run's end and what it looked at; return it with what it found.
 
         A deep run's end resolves every finding that was last seen before it began, of the kinds whose parts it is
-        ``done`` with. Runs that began, and findings that were resolved, more than 30 days ago are dropped. None, having
-        done nothing, when ``lease`` is no longer ours.
+        ``done`` with. None, having done nothing, when ``lease`` is no longer ours.
         """
         ...
 

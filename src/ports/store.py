@@ -336,7 +336,8 @@ class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, Reconcili
     async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
         """Delete at most ``limit`` each of old answers, published events, inbox rows, and letters that ended then.
 
-        Returns how many rows went.
+        So it does with imports that ended then and what belongs to them, and with runs that began, and findings that
+        were resolved, more than 30 days ago. Returns how many rows went.
         """
         ...
 

@@ -138,6 +138,23 @@ async def test_what_was_queued_is_not_abandoned(store: Store) -> None:
     assert (await queued(store, b"a")).id == job.id
 
 
+async def test_what_an_ended_import_leaves_goes_a_few_rows_at_a_time(store: Store) -> None:
+    """And the import with the last of them; one that has not ended stays as it is."""
+    job, other = await queued(store, b"a"), await queued(store, b"a", digest="e")
+    errors = [RowError(line, "not_found", "") for line in range(1, 6)]
+    lease = await leased(store)
+    open_one = await store.save_import(lease, replace(other, status="CHECKING", checked=5, refused=5), errors)
+    await store.save_import(lease, replace(job, status="REFUSED", checked=5, refused=5), errors)
+    left = [await store.import_jobs(limit=9)]
+    for went in (2, 2, 2, 0):
+        assert await store.purge(answers_hours=48, events_days=30, inbox_days=0, limit=2) == went
+        left.append(await store.import_jobs(limit=9))
+
+    assert [len(each) for each in left] == [2, 2, 2, 1, 1]
+    assert left[-1] == [open_one]
+    assert await store.import_errors(job.id, limit=9) == [] and len(await store.import_errors(other.id, limit=9)) == 5
+
+
 async def test_the_keys_of_an_open_import_are_not_forgotten(store: Store) -> None:
     """However long it waits: it goes on by them. Those of an ended one, and anybody's else, go in their time."""
     job = await queued(store, b"a")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, delete, insert, or_, select, update
+from sqlalchemy import Delete, delete, insert, or_, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -180,15 +180,18 @@ class SqlImports:
         return Import(**row._asdict())
 
 
-def forget_imports(ended_before: datetime, *, unfinished: datetime) -> tuple[Delete, ...]:
-    """Return what drops imports that ended then, and uploads that were left unfinished."""
+def forget_imports(ended_before: datetime, *, unfinished: datetime, limit: int) -> tuple[Delete, ...]:
+    """Return what drops imports that ended then, and uploads that were left unfinished; what belongs to them first."""
     left = (_IMPORT.c.status == "UPLOADING") & (_IMPORT.c.created_at < unfinished)
-    over: ColumnElement[bool] = or_(_IMPORT.c.ended_at < ended_before, left)
-    ids = select(_IMPORT.c.id).where(over)
+    over = select(_IMPORT.c.id).where(or_(_IMPORT.c.ended_at < ended_before, left))
+    part, error = (_PART.c.import_id, _PART.c.number), (_ERROR.c.import_id, _ERROR.c.line)
+    parts = select(*part).where(_PART.c.import_id.in_(over)).limit(limit)
+    errors = select(*error).where(_ERROR.c.import_id.in_(over)).limit(limit)
+    bare = over.where(*(~select(of).where(of == _IMPORT.c.id).exists() for of in (part[0], error[0]))).limit(limit)
     return (
-        delete(_PART).where(_PART.c.import_id.in_(ids)),
-        delete(_ERROR).where(_ERROR.c.import_id.in_(ids)),
-        delete(_IMPORT).where(over),
+        delete(_PART).where(tuple_(*part).in_(parts)),
+        delete(_ERROR).where(tuple_(*error).in_(errors)),
+        delete(_IMPORT).where(_IMPORT.c.id.in_(bare)),
     )
 
 

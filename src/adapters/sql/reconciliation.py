@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import asdict, replace
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Delete, Select, and_, case, delete, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import acts, comparisons, tables
@@ -21,8 +21,6 @@ from core.findings import NATURES, SEEN_IN, Discrepancy, Finding, Part, Repair, 
 from ports.outbox import Lease
 from ports.reconciliation import RECONCILIATION, ComparedPage
 
-_KEPT = timedelta(days=30)
-_DROPPED_MAX = 1_000
 _OPEN = ("REQUESTED", "RUNNING")
 _PROGRESS = (
     *("status", "products", "items", "alarms", "part", "place", "looked_at", "about", "done", "present", "absent"),
@@ -180,7 +178,6 @@ class SqlReconciliation:
                 outcomes={row.outcome: row[1] for row in await connection.execute(became)},
             )
             await _put(connection, run)
-            await _forget(connection, now - _KEPT)
             await connection.commit()
         return run
 
@@ -399,15 +396,19 @@ def _run(row: Any) -> Run:
     return Run(**fields | values | {name: tuple(values[name]) for name in ("alarms", "done")})
 
 
-async def _forget(connection: AsyncConnection, before: datetime) -> None:
-    """Drop what is too old to be of use to anybody."""
-    runs, findings, repairs = (
-        tables.reconciliation_run,
-        tables.reconciliation_finding,
-        tables.reconciliation_repair,
+def forget_reconciliations(before: datetime, *, limit: int) -> tuple[Delete, ...]:
+    """Return what drops runs that began then, of which the repairs go first, and findings that were resolved then."""
+    run, repair, finding = (
+        tables.reconciliation_run.c,
+        tables.reconciliation_repair.c,
+        tables.reconciliation_finding.c,
     )
-    await connection.execute(delete(runs).where(runs.c.started_at < before))
-    await connection.execute(delete(repairs).where(repairs.c.run_id.not_in(select(runs.c.id))))
-    identity = (findings.c.kind, findings.c.subject)
-    old = select(*identity).where(findings.c.resolved_at < before).limit(_DROPPED_MAX)
-    await connection.execute(delete(findings).where(tuple_(*identity).in_(old)))
+    old = select(run.id).where(run.started_at < before, run.status.not_in(_OPEN))
+    made = select(repair.run_id, repair.kind, repair.subject).where(repair.run_id.in_(old)).limit(limit)
+    bare = old.where(~select(repair.run_id).where(repair.run_id == run.id).exists()).limit(limit)
+    gone = select(finding.kind, finding.subject).where(finding.resolved_at < before).limit(limit)
+    return (
+        delete(tables.reconciliation_repair).where(tuple_(repair.run_id, repair.kind, repair.subject).in_(made)),
+        delete(tables.reconciliation_run).where(run.id.in_(bare)),
+        delete(tables.reconciliation_finding).where(tuple_(finding.kind, finding.subject).in_(gone)),
+    )

@@ -19,7 +19,7 @@ from adapters.sql.imports import SqlImports, forget_imports
 from adapters.sql.leases import SqlLeases
 from adapters.sql.outbox import SqlOutbox
 from adapters.sql.product_records import SqlProductRecords
-from adapters.sql.reconciliation import SqlReconciliation
+from adapters.sql.reconciliation import SqlReconciliation, forget_reconciliations
 from adapters.sql.replays import SqlReplays
 from adapters.sql.retries import SqlRetries
 from adapters.sql.transaction import (
@@ -55,6 +55,7 @@ from ports.store import (
 )
 
 T = TypeVar("T")
+_RUNS_KEPT = timedelta(days=30)
 
 
 @asynccontextmanager
@@ -303,6 +304,8 @@ class SqlStore(
         # As long as an event is known again, so that what is restored late still has no second effect.
         ended = select(letter.id).where(letter.ended_at < now - timedelta(days=inbox_days))
         over = ended.order_by(letter.ended_at).limit(limit)
+        delivery = tables.delivery.c
+        counted = select(delivery.fingerprint).where(delivery.last_at < now - timedelta(days=inbox_days))
         gone = 0
         for statement in (
             delete(tables.idempotency_key).where(_scope_in(old.limit(limit))),
@@ -311,8 +314,9 @@ class SqlStore(
             delete(tables.outbox).where(outbox.id.in_(skipped)),
             delete(tables.dead_letter_attempt).where(attempt.dead_letter_id.in_(over)),
             delete(tables.dead_letter).where(letter.id.in_(over)),
-            delete(tables.delivery).where(tables.delivery.c.last_at < now - timedelta(days=inbox_days)),
-            *forget_imports(now - timedelta(days=inbox_days), unfinished=now - timedelta(days=1)),
+            delete(tables.delivery).where(tables.delivery.c.fingerprint.in_(counted.limit(limit))),
+            *forget_imports(now - timedelta(days=inbox_days), unfinished=now - timedelta(days=1), limit=limit),
+            *forget_reconciliations(now - _RUNS_KEPT, limit=limit),
         ):
             async with self.database.writing() as connection:
                 gone += (await connection.execute(statement)).rowcount
