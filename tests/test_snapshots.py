@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import migrated, request, stocked
+from stores import at_work, key, migrated, request, stocked
 
 from adapters.memory import MemoryCache, NoCache
-from core.errors import Unavailable
+from core.errors import OutcomeUnknown, Unavailable
 from core.inventory import Inventory
 from core.operations import CreateItem, Expect, Operation, Receive, Ship, UpdateWarehouse, WarehousePatch
 from core.snapshots import Snapshots
 from core.stock import Item, Warehouse
 from core.writer import Writer
 from ports.cache import Cache, Change, Entry
-from ports.store import ProductStock, Store
+from ports.store import ProductStock, Store, Transaction
 
 
 class CountingStore:
@@ -32,9 +32,17 @@ class CountingStore:
         self.open = asyncio.Event()
         self.open.set()
         self.interrupts = self.hides_warehouses = False
+        self.breaks_off: BaseException | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with self._store.transaction() as transaction:
+            yield transaction
+        if self.breaks_off is not None:
+            raise self.breaks_off
 
     async def products(self, product_ids: Collection[str]) -> dict[str, ProductStock]:
         self.reads.update(product_ids)
@@ -85,7 +93,7 @@ class Process:
         self.store = CountingStore(store)
         self.snapshots = Snapshots(self.store, cache)  # type: ignore[arg-type]
         self.inventory = Inventory(self.store, self.snapshots)  # type: ignore[arg-type]
-        self.writer = Writer(store, committed=self.snapshots.committed)
+        self.writer = Writer(self.store, committed=self.snapshots.committed)  # type: ignore[arg-type]
 
     async def change(self, *operations: Operation) -> None:
         for outcome in await self.writer.submit(request(*operations)):
@@ -165,6 +173,42 @@ async def test_whoever_was_answered_reads_his_own_write(processes: list[Process]
         while await processes[1].available() != left:
             await asyncio.sleep(0.001)
         assert time.monotonic() - written_at < 2
+
+
+@pytest.mark.parametrize("breaks_off", [OutcomeUnknown("The answer was lost."), asyncio.CancelledError()])
+async def test_a_commit_whose_answer_was_lost_is_seen(
+    processes: list[Process], item: Item, breaks_off: BaseException
+) -> None:
+    """Nobody knows whether it happened; if it did, both processes show it, as soon as any other change."""
+    processes[0].store.breaks_off = breaks_off
+    with pytest.raises(OutcomeUnknown):
+        await processes[0].change(Ship(inventory_item_id=item.id, quantity=1))
+
+    assert await processes[0].available() == 29
+    async with asyncio.timeout(2):
+        while await processes[1].available() != 29:
+            await asyncio.sleep(0.001)
+
+
+async def test_what_was_done_by_the_dead_is_seen_once_it_is_told_again(
+    processes: list[Process], store: Store, item: Item
+) -> None:
+    """A process that ends between its commit and the floors leaves old values; whoever asks again shows the new one."""
+    ship = request(Ship(inventory_item_id=item.id, quantity=1), key=key("k1"))
+    edit = UpdateWarehouse(warehouse_id="wh_1", patch=WarehousePatch(name="New"), if_match=None)
+    rename = request(edit, key=key("k2"))
+    async with at_work(store) as dead:
+        first = [await dead.submit(each) for each in (ship, rename)]
+    assert await processes[0].available() == 30
+
+    assert [await processes[0].writer.submit(each) for each in (ship, rename)] == first
+
+    assert await processes[0].available() == 29
+    async with asyncio.timeout(2):
+        for process in processes:
+            while (await process.inventory.by_product("prod_1")).data.warehouse_inventory[0].warehouse_name != "New":
+                await asyncio.sleep(0.001)
+    assert await processes[1].available() == 29
 
 
 async def test_a_refused_change_ends_nothing(processes: list[Process], item: Item) -> None:

@@ -190,7 +190,7 @@ class Batch:
         stored = {answer.key.scope: answer for answer in await transaction.answers(keys)}
         # What records say of each other holds for what was read, not for what is decided here: corrections come first.
         for work in sorted(self._works, key=lambda work: not work.needs.wanted.evidence):
-            self.results.append((work, self._outcomes(work.request, stored)))
+            self.results.append((work, self._outcomes(work, stored)))
         if not await transaction.save(self.book, self._answers):
             raise Stale
         return self
@@ -227,11 +227,12 @@ class Batch:
         named |= {self.book.receipts[id].inventory_item_id for id in receipts}
         return [item for item in self.book.items.values() if item.id in named or item.sku in skus]
 
-    def _outcomes(self, request: Request, stored: dict[_Scope, StoredAnswer]) -> list[Outcome] | InventoryError:
-        key = request.key
+    def _outcomes(self, work: Work, stored: dict[_Scope, StoredAnswer]) -> list[Outcome] | InventoryError:
+        request, key = work.request, work.request.key
         if key is not None and (before := stored.get(key.scope)) is not None:
             if before.key.fingerprint != key.fingerprint:
                 return IdempotencyKeyReused("This Idempotency-Key came before with another request; use a new key.")
+            self.book.told_again |= work.products | work.needs.wanted.warehouse_ids
             return Answer.tell(before.answer, request.operations)
         cause = Cause(request.actor, request.correlation_id)
         outcomes = [self._decide(operation, cause) for operation in request.operations]

@@ -52,6 +52,8 @@ class Book:
     ``now`` is the database's clock, read under the locks and never below the last change recorded for these products.
     Of a product that expects something its open receipts and their items are here, whatever else is.
     Entities are replaced, never mutated: what was loaded stays readable in ``loaded``.
+    ``told_again`` are products and warehouses of earlier changes that are answered once more: who made them may have
+    died before readers heard of it.
     """
 
     now: datetime
@@ -67,6 +69,7 @@ class Book:
     loaded: dict[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     sourcing: Mapping[str, Strategy] = field(default_factory=lambda: STRATEGIES)
+    told_again: set[str] = field(default_factory=set)
     _places: dict[tuple[str, str], str] = field(default_factory=dict)
     _named: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
@@ -162,13 +165,18 @@ class Book:
         return restock_expected((self.items[each.inventory_item_id] for each in receipts), receipts, self.now)
 
     def revisions(self) -> dict[str, int]:
-        """Return the revision of every product that is not as it was loaded."""
-        products = self.products.values()
-        return {each.id: each.revision for each in products if self.loaded[f"product:{each.id}"] is not each}
+        """Return the revision of every product that is not as it was loaded, or whose change is told again."""
+        again = self.told_again
+        return {
+            each.id: each.revision
+            for each in self.products.values()
+            if each.id in again or self.loaded[f"product:{each.id}"] is not each
+        }
 
     def warehouses_changed(self) -> bool:
-        """Tell whether a warehouse was made or edited here."""
-        return any(self.loaded.get(each.id) is not each for each in self.warehouses.values())
+        """Tell whether a warehouse was made or edited here, or that it was is told again."""
+        again = self.told_again
+        return any(each.id in again or self.loaded.get(each.id) is not each for each in self.warehouses.values())
 
     def _forget(self, item: Item) -> None:
         del self._places[item.sku, item.warehouse_id]

@@ -35,7 +35,8 @@ class Writer:
     Args:
         store: where stock is kept.
         sourcing: the strategies by name.
-        committed: told of every book that was committed, before its callers are answered. It must not fail.
+        committed: told of every book that was committed or may have been, before its callers are answered. It must not
+            fail.
     """
 
     def __init__(
@@ -170,20 +171,27 @@ class Writer:
 
     async def _attempt(self, works: Sequence[Work], *, wait: bool) -> list[Work]:
         await self._add_products(works)
-        async with self._store.transaction() as transaction:
-            await self._resolve(transaction, works)
-            asked = set().union(*(work.products for work in works))
-            locked = await transaction.lock(asked, wait=wait) if asked else set()
-            # Having waited, what is still missing does not exist; the rules will say so. Unless it was here before: a
-            # store that was put back to an earlier state has lost rows that are in our memory.
-            if wait and (lost := (asked - locked) & self._products):
-                self._products -= lost
-                raise Stale
-            ready = works if wait else [work for work in works if work.products <= locked]
-            missed = [work for work in works if not wait and not work.products <= locked]
-            settled = await Batch(ready, self._sourcing).carry_out(transaction, locked) if ready else None
-            if settled is None:
-                await transaction.rollback()
+        settled = None
+        try:
+            async with self._store.transaction() as transaction:
+                await self._resolve(transaction, works)
+                asked = set().union(*(work.products for work in works))
+                locked = await transaction.lock(asked, wait=wait) if asked else set()
+                # Having waited, what is still missing does not exist; the rules will say so. Unless it was here before:
+                # a store that was put back to an earlier state has lost rows that are in our memory.
+                if wait and (lost := (asked - locked) & self._products):
+                    self._products -= lost
+                    raise Stale
+                ready = works if wait else [work for work in works if work.products <= locked]
+                missed = [work for work in works if not wait and not work.products <= locked]
+                settled = await Batch(ready, self._sourcing).carry_out(transaction, locked) if ready else None
+                if settled is None:
+                    await transaction.rollback()
+        except (OutcomeUnknown, asyncio.CancelledError):
+            # It may be committed all the same. If not, its floors send readers to the store until the next change.
+            if settled is not None:
+                self._committed(settled.book)
+            raise
         if settled is not None:
             self._committed(settled.book)
             self._learn(settled.book)

@@ -146,5 +146,7 @@ class Node:
     def _committed(self, book: Book) -> None:
         if self.snapshots is not None:
             self.snapshots.committed(book)
+            products = self._servers.database.products
             for id, revision in book.revisions().items():
-                self.floors[id] = max(self.floors.get(id, 0), revision)
+                # What may have been committed is promised only as far as it was.
+                self.floors[id] = max(self.floors.get(id, 0), min(revision, products[id].revision))
