@@ -300,6 +300,31 @@ async def test_an_end_in_order_is_no_lapse(store: Store) -> None:
     assert (0, 2) == (claimed.lapses, claimed.attempts)
 
 
+@pytest.mark.parametrize("edits", [False, True])
+async def test_an_operators_try_that_is_broken_off_is_no_lapse(store: Store, edits: bool) -> None:
+    """The letter is given back, and due again at once, without the try."""
+
+    class Stuck(Moody):
+        async def submit(self, request: Request, *, timeout: float = 5.0) -> list[Outcome]:
+            trying.set()
+            return await asyncio.Future()
+
+    trying = asyncio.Event()
+    id = await parked(store, told(), retry_seconds=None)
+    stuck = Redelivery(store, Stuck(store, ValueError()), unasked(store, POLICY), process="c1")
+    letters = DeadLetters(store, stuck)
+    at_it = asyncio.create_task(
+        letters.edit(id, told(timestamp="2026-11-20T12:00:01Z"), ACT) if edits else letters.retry(id, ACT)
+    )
+    async with asyncio.timeout(10):
+        await trying.wait()
+    at_it.cancel()
+    await asyncio.wait({at_it})
+
+    (claimed,) = await store.claim_due("c2", limit=9, bytes_max=9_999, seconds=60)
+    assert (at_it.cancelled(), claimed.lapses) == (True, 0)
+
+
 async def test_no_try_outlasts_its_claim(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs is broken off, put on record, and tried again later; the others of its claim are settled."""
 

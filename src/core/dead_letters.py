@@ -43,9 +43,9 @@ class DeadLetters:
             NotFound: there is none of that id.
             Conflict: somebody else was faster.
         """
-        claim = self._redelivery.claim()
-        claimed = await self._store.claim_letter(id, claim, act, seconds=CLAIM_SECONDS)
-        await self._redelivery.attend(claim, [claimed])
+        async with self._redelivery.claiming() as claim:
+            claimed = await self._store.claim_letter(id, claim, act, seconds=CLAIM_SECONDS)
+            await self._redelivery.attend(claim, [claimed])
         return await self.letter(id)
 
     async def edit(self, id: str, body: dict[str, Any], act: Act) -> LetterDetail:
@@ -79,9 +79,11 @@ class DeadLetters:
         fresh = replace(
             letter_of(message, InventoryError(letter.detail), attempts=0), code=letter.code, stack=letter.stack
         )
-        claim = self._redelivery.claim()
-        claimed = await self._store.replace_letter(id, fresh, claim, act, difference=difference, seconds=CLAIM_SECONDS)
-        await self._redelivery.attend(claim, [claimed])
+        async with self._redelivery.claiming() as claim:
+            claimed = await self._store.replace_letter(
+                id, fresh, claim, act, difference=difference, seconds=CLAIM_SECONDS
+            )
+            await self._redelivery.attend(claim, [claimed])
         return await self.letter(claimed.id)
 
 

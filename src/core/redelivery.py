@@ -8,8 +8,8 @@ has had its effect already has no second one.
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from core.consumption import apply, decode
 from core.errors import InventoryError, OutcomeUnknown, Unavailable
@@ -64,21 +64,23 @@ class Redelivery:
         Raises:
             Unavailable: the store is away.
         """
-        claim = self.claim()
-        try:
+        async with self.claiming() as claim:
             due = await self._store.claim_due(claim, limit=_LETTERS, bytes_max=_BYTES, seconds=CLAIM_SECONDS)
             if due:
                 await self.attend(claim, due)
+        await self._store.advance_retries()
+        return len(due)
+
+    @asynccontextmanager
+    async def claiming(self) -> AsyncIterator[str]:
+        """Yield a name that no other claim has; what it holds is given back where the block is cancelled."""
+        claim = f"{self._process}:{new_id('claim')}"
+        try:
+            yield claim
         except asyncio.CancelledError:  # this process was told to end, which is no fault of the letters
             with suppress(Unavailable, OutcomeUnknown):
                 await self._store.give_back_letters(claim)
             raise
-        await self._store.advance_retries()
-        return len(due)
-
-    def claim(self) -> str:
-        """Return a name that no other claim has."""
-        return f"{self._process}:{new_id('claim')}"
 
     async def attend(self, claim: str, letters: Sequence[Claimed]) -> None:
         """Try letters in hand and record what became of each."""
