@@ -492,6 +492,32 @@ def test_no_error_class_is_unknown_to_stored_answers() -> None:
     assert all(name == error.__name__ for name, error in KINDS.items())
 
 
+def test_a_strategys_own_refusal_is_told_again() -> None:
+    """As it was while the strategy is installed; afterwards as the core's class that it is one of."""
+
+    class TooFar(InsufficientStock):
+        def __init__(self, kilometres: int) -> None:
+            super().__init__(f"It is {kilometres} km away.", kilometres=kilometres)
+
+    operations = [Activate(inventory_item_id="inv_1")]
+    stored = Answer.store([TooFar(900)])
+
+    (again,) = Answer.tell(stored, operations)
+    (left,) = Answer.tell(stored.replace(b"TooFar", b"Forgotten"), operations)
+
+    assert isinstance(again, InventoryError) and isinstance(left, InventoryError)
+    assert (type(again), type(left)) == (TooFar, InsufficientStock)
+    assert (again.detail, again.extra) == (left.detail, left.extra) == ("It is 900 km away.", {"kilometres": 900})
+
+
+def test_a_refusal_of_a_class_that_nobody_has_is_told_all_the_same() -> None:
+    """Answers stored before their base was, by a strategy that is gone."""
+    stored = b'[{"refusal":{"kind":"Forgotten","detail":"No.","extra":{}}}]'
+    (left,) = Answer.tell(stored, [Activate(inventory_item_id="inv_1")])
+
+    assert (type(left), str(left)) == (InventoryError, "No.")
+
+
 def test_a_batch_is_told_again_in_its_order() -> None:
     """Results and refusals of one request keep their places."""
     operations = [operation for operation, _ in RESULTS]

@@ -167,4 +167,13 @@ def _kinds(base: type[InventoryError]) -> dict[str, type[InventoryError]]:
 
 
 KINDS = _kinds(InventoryError)
-"""Every error class by name: how a stored refusal is told again (see ``operations.Answer``)."""
+"""Every error class of the core by name."""
+
+
+def error_named(*names: str) -> type[InventoryError]:
+    """Return the error class of the first name that one has: how a stored refusal is told again.
+
+    A sourcing strategy's own class counts, as long as the strategy is installed.
+    """
+    kinds = KINDS if names[0] in KINDS else _kinds(InventoryError) | KINDS
+    return next((kinds[name] for name in names if name in kinds), InventoryError)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import force_setattr
 
-from core.errors import KINDS, InventoryError
+from core.errors import KINDS, InventoryError, error_named
 from core.events import ProductEvent
 from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word, utc
 from core.findings import Kind, Values
@@ -467,10 +467,24 @@ Outcome = Result | InventoryError
 """What became of one operation: its result, or the refusal (returned here, not raised)."""
 
 
-class _Refusal(Struct):
+class _Refusal(Struct, omit_defaults=True):
     kind: str
     detail: str
     extra: dict[str, Any]
+    base: str = ""
+    """The core's class behind a strategy's own, which may be gone when this is told again."""
+
+    @classmethod
+    def of(cls, error: InventoryError) -> "_Refusal":
+        kind = type(error).__name__
+        known = next(each.__name__ for each in type(error).__mro__ if KINDS.get(each.__name__) is each)
+        return cls(kind, error.detail, error.extra, known if known != kind else "")
+
+    def again(self) -> InventoryError:
+        kind = error_named(self.kind, self.base)
+        error = kind.__new__(kind)
+        InventoryError.__init__(error, self.detail, **self.extra)  # a strategy's own may take other arguments
+        return error
 
 
 class _Told(Struct, omit_defaults=True):
@@ -488,7 +502,7 @@ class Answer:
         """Encode ``outcomes`` for the idempotency table."""
         return msgspec.json.encode(
             [
-                _Told(refusal=_Refusal(type(outcome).__name__, outcome.detail, outcome.extra))
+                _Told(refusal=_Refusal.of(outcome))
                 if isinstance(outcome, InventoryError)
                 else _Told(result=msgspec.Raw(msgspec.json.encode(outcome)))
                 for outcome in outcomes
@@ -499,7 +513,7 @@ class Answer:
     def tell(cls, stored: bytes, operations: Sequence[Operation]) -> list[Outcome]:
         """Decode what ``store`` wrote for the same ``operations``."""
         return [
-            KINDS[told.refusal.kind](told.refusal.detail, **told.refusal.extra)
+            told.refusal.again()
             if told.refusal is not None
             else msgspec.json.decode(told.result, type=_RESULTS.get(type(operation), StockChange))
             for told, operation in zip(cls._HEAD.decode(stored), operations, strict=True)
