@@ -577,9 +577,10 @@ async def test_pending_migrations_make_it_not_ready(tmp_path: Path) -> None:
 class _Dependency:
     """A store, broker or cache that can be away, or hang."""
 
-    def __init__(self, *, away: bool = False, hangs: bool = False) -> None:
+    def __init__(self, *, away: bool = False, hangs: bool = False, breaks: bool = False) -> None:
         self.away = away
         self.hangs = hangs
+        self.breaks = breaks
         self.asked = 0
 
     async def ping(self) -> None:
@@ -588,6 +589,8 @@ class _Dependency:
             await asyncio.Event().wait()
         if self.away:
             raise Unavailable("It is away.")
+        if self.breaks:
+            raise ValueError("The driver has a mood.")
 
     async def pending_migrations(self) -> list[str]:
         return []
@@ -612,6 +615,7 @@ def _app_over(store: _Dependency, broker: _Dependency, cache: _Dependency, watch
         ({}, {"hangs": True}, {"hangs": True}, 200, "degraded"),
         ({"away": True}, {}, {}, 503, 503),
         ({"hangs": True}, {"hangs": True}, {}, 503, 503),
+        ({"breaks": True}, {"breaks": True}, {}, 503, 503),
     ],
 )
 async def test_readiness_fails_with_the_store_alone(
@@ -647,6 +651,21 @@ async def test_readiness_tells_of_the_product_service(why: str) -> None:
     assert (away.status_code, away.json()["data"]["status"]) == (200, "degraded")
     assert away.json()["data"]["dependencies"] == ALL_WELL | {"catalog": "unavailable"}
     assert back.json()["data"] == {"status": "ok", "dependencies": ALL_WELL}
+
+
+async def test_an_outage_is_logged_when_it_begins_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often health is asked for meanwhile."""
+    monkeypatch.setattr("entrypoints.api.health.CHECK_SECONDS", 0.05)
+    broker = _Dependency(away=True)
+    with structlog.testing.capture_logs() as logs:
+        async with _app_over(_Dependency(), broker, _Dependency()).client() as client:
+            for asked in range(4):
+                broker.away = asked < 3
+                await client.get("/health")
+                await asyncio.sleep(0.06)
+
+    told = [(line["log_level"], line["event"]) for line in logs if line.get("dependency") == "broker"]
+    assert (told, broker.asked) == ([("warning", "dependency is away"), ("info", "dependency is back")], 4)
 
 
 async def test_health_checks_are_no_way_to_load_the_database() -> None:

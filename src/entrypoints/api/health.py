@@ -77,6 +77,7 @@ class Checks:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
+        self._away: dict[str, str] = {}
         self._seen: Dependencies | None = None
         self._until = 0.0
         self.leaving = False
@@ -88,13 +89,29 @@ class Checks:
         async with self._lock:
             if self._seen is None or monotonic() >= self._until:
                 states = await asyncio.gather(
-                    _bounded("store", _store_state(store)),
-                    _bounded("broker", _answers(broker)),
-                    _bounded("cache", _answers(cache)),
+                    self._bounded("store", _store_state(store)),
+                    self._bounded("broker", _answers(broker)),
+                    self._bounded("cache", _answers(cache)),
                 )
                 self._seen = Dependencies(*states, "ok" if catalog.is_well else "unavailable", keys.state)
                 self._until = monotonic() + CHECK_SECONDS
             return self._seen
+
+    async def _bounded(self, name: str, check: Awaitable[State]) -> State:
+        """Whatever the check raises means the same; it is logged when it changes, so that a long outage is one line."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                state = await check
+        except Exception as error:
+            expected = isinstance(error, TimeoutError | InventoryError)
+            reason = (str(error) or "no answer within a second") if expected else type(error).__name__
+            if self._away.get(name) != reason:
+                _log.warning("dependency is away", dependency=name, reason=reason, exc_info=not expected)
+            self._away[name] = reason
+            return "unavailable"
+        if self._away.pop(name, ""):
+            _log.info("dependency is back", dependency=name)
+        return state
 
 
 @get("/live", operation_id="live", responses=answers(Live, name="LiveSuccess"))
@@ -162,12 +179,3 @@ async def _store_state(store: Store) -> State:
 async def _answers(port: Broker | Cache) -> State:
     await port.ping()
     return "ok"
-
-
-async def _bounded(name: str, check: Awaitable[State]) -> State:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            return await check
-    except (TimeoutError, InventoryError) as error:
-        _log.warning("dependency is away", dependency=name, reason=str(error) or "no answer within a second")
-        return "unavailable"
