@@ -61,6 +61,17 @@ async def test_one_at_a_time(store: Store) -> None:
     assert await answers(store) == 2500
 
 
+async def test_who_stops_lets_another_go_on(store: Store) -> None:
+    """Its lease is given back."""
+    stopped = Housekeeper(store, owner="one", answers_hours=1, events_days=1)
+    await stopped.sweep()
+    assert await store.acquire("housekeeping", "another", seconds=60) is None
+
+    await stopped.stop()
+
+    assert await store.acquire("housekeeping", "another", seconds=60)
+
+
 async def test_it_can_be_started_and_stopped(store: Store) -> None:
     """Stopping ends it at once, also before it has begun, and what is stored is untouched."""
     housekeeper = Housekeeper(store, owner="one", answers_hours=1, events_days=1)

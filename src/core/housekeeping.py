@@ -1,12 +1,21 @@
-"""What must not grow for ever: stored answers, published events and the inbox are dropped when their time is over."""
+"""What must not grow for ever is dropped when its time is over.
 
+Stored answers, published and skipped events, the inbox, ended dead letters with their attempts, counted deliveries,
+imports, and what reconciliation found.
+"""
+
+import logging
+
+from core.errors import Unavailable
 from core.loop import Loops, forever
+from ports.outbox import Lease
 from ports.store import Store
 
 INBOX_DAYS = 90
 """How long a product event is known again; older than any message that could still be delivered."""
 _EVERY_SECONDS = 60.0
 _LIMIT = 1000
+_log = logging.getLogger(__name__)
 
 
 class Housekeeper:
@@ -24,19 +33,27 @@ class Housekeeper:
         self._answers_hours = answers_hours
         self._events_days = events_days
         self._loops = Loops()
+        self._lease: Lease | None = None
 
     async def start(self) -> None:
         """Start sweeping."""
         self._loops.start(forever("Housekeeping", self._turn, pause=_EVERY_SECONDS, first=_EVERY_SECONDS))
 
     async def stop(self) -> None:
-        """End."""
+        """End, and give the lease back, so that another process goes on at once."""
         await self._loops.stop()
+        if self._lease is not None:
+            try:
+                await self._store.release(self._lease)
+            except Unavailable:
+                _log.info("Housekeeping's lease could not be given back; it runs out by itself")
+            self._lease = None
 
     async def sweep(self) -> int:
         """Drop everything that is over, if nobody else is at it; return how many rows went."""
         dropped = 0
-        while await self._store.acquire("housekeeping", self._owner, seconds=_EVERY_SECONDS * 2):
+        while lease := await self._store.acquire("housekeeping", self._owner, seconds=_EVERY_SECONDS * 2):
+            self._lease = lease
             went = await self._store.purge(
                 answers_hours=self._answers_hours,
                 events_days=self._events_days,
