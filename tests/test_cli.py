@@ -293,7 +293,7 @@ def test_a_consumer_waits_for_what_is_missing(tmp_path: Path) -> None:
     with running("consumer", cwd=tmp_path, broker=broker) as consumer:
         assert consumer.said("The store lacks the migrations")
         assert inventory("migrate", cwd=tmp_path, broker=broker).returncode == 3
-        assert consumer.said("relaying waits no longer")
+        assert consumer.said("the work in the background waits no longer")
         assert consumer.end(signal.SIGTERM) == 0
 
 

@@ -53,7 +53,14 @@ class _Handlers:
         """Begin handlers until cancelled."""
         while True:
             await self._slots.acquire()
-            task = asyncio.create_task(self._attend(*await take()))
+            try:
+                work = await take()
+            except Exception:
+                log.exception("A message of %s was not taken; the next one is.", self._queue)
+                self._slots.release()
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            task = asyncio.create_task(self._attend(*work))
             self._running.add(task)
             task.add_done_callback(self._forget)
 

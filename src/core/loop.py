@@ -19,6 +19,8 @@ class Loops:
     def start(self, *loops: Coroutine[Any, Any, None]) -> None:
         """Let them run."""
         self._tasks = [asyncio.create_task(loop) for loop in loops]
+        for task in self._tasks:
+            task.add_done_callback(has_failed)
 
     @property
     def running(self) -> bool:
@@ -31,6 +33,15 @@ class Loops:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def has_failed(task: asyncio.Task[None]) -> bool:
+    """Tell whether a task that is done ended by an error, and log it: nobody waits for those that should not end."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return False
+    name = getattr(task.get_coro(), "__qualname__", task.get_name())
+    _log.error("%s failed and has ended", name, exc_info=error)
+    return True
 
 
 async def forever(what: str, turn: Callable[[], Awaitable[float]], *, pause: float, first: float = 0.0) -> None:

@@ -1,6 +1,6 @@
-"""``inventory consumer``: what goes to and comes from the broker, in a process of its own.
+"""``inventory consumer``: what nobody waits for, in a process of its own.
 
-The outbox relay out, the product events in.
+The outbox relay, product events and the dead letters among them, product checks that are owed, imports, housekeeping.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ def run(config: Config) -> None:
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
             await start_writing(container, ends)
-            await ends.enter_async_context(relaying(container, prepares=False))
+            await ends.enter_async_context(relaying(container, stop, prepares=False))
             process.ready()
             await stop.wait()
 
@@ -50,10 +50,10 @@ async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None
 
 
 @asynccontextmanager
-async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterator[None]:
-    """Run what moves events while the block runs, as soon as the store is fit for it.
+async def relaying(container: AsyncContainer, stop: asyncio.Event, *, prepares: bool) -> AsyncIterator[None]:
+    """Run what nobody waits for while the block runs, as soon as the store is fit for it; ``stop`` if that fails.
 
-    Relay, consume product events, try dead letters again, carry out imports and keep house.
+    Relay, consume product events, try dead letters again, check products, carry out imports and keep house.
     A process that ``prepares`` migrates the store and declares the broker's exchanges and queues, another only checks
     (rule R20); both in the background, and again until it has worked.
     """
@@ -64,7 +64,8 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
     loops = (relay, events, redelivery, products, imports, housekeeper)
 
     async def start() -> None:
-        await process.until_done(store.migrate if prepares else lambda: process.check_store(store), "relaying")
+        ready = store.migrate if prepares else lambda: process.check_store(store)
+        await process.until_done(ready, "the work in the background")
         for loop in loops:
             await loop.start()
 
@@ -72,8 +73,8 @@ async def relaying(container: AsyncContainer, *, prepares: bool) -> AsyncIterato
     async with AsyncExitStack() as ends:
         for loop in loops:
             ends.push_async_callback(process.in_time, loop.stop)
-        await ends.enter_async_context(process.background(process.until_done(topology, "the broker's topology")))
-        await ends.enter_async_context(process.background(start()))
+        await ends.enter_async_context(process.background(process.until_done(topology, "the broker's topology"), stop))
+        await ends.enter_async_context(process.background(start(), stop))
         yield
 
 

@@ -16,6 +16,7 @@ import structlog
 
 from adapters.telemetry import configure_logging
 from core.errors import Conflict, InventoryError
+from core.loop import has_failed
 from entrypoints.config import Config
 from ports.store import Store
 
@@ -87,14 +88,26 @@ async def until_done(step: Callable[[], Awaitable[object]], what: str) -> None:
 
 
 @asynccontextmanager
-async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run ``work`` in a task while the block runs, and cancel it when the block is left."""
+async def background(work: Coroutine[Any, Any, None], stop: asyncio.Event | None = None) -> AsyncIterator[None]:
+    """Run ``work`` in a task while the block runs, and cancel it when the block is left.
+
+    A failure is logged. With ``stop`` it ends the process: that is set, and the failure raised once the block is left.
+    """
+
+    def look(task: asyncio.Task[None]) -> None:
+        if has_failed(task) and stop is not None:
+            stop.set()
+
     task = asyncio.create_task(work)
+    task.add_done_callback(look)
     try:
         yield
     finally:
+        failed = task.done() and not task.cancelled()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    if failed and stop is not None:
+        task.result()
 
 
 async def in_time(end: Callable[[], Awaitable[object]]) -> None:

@@ -32,7 +32,7 @@ def run(config: Config) -> None:
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
             await start_writing(container, ends)
-            await ends.enter_async_context(reconciling(container))
+            await ends.enter_async_context(reconciling(container, stop))
             process.ready()
             await stop.wait()
 
@@ -40,8 +40,8 @@ def run(config: Config) -> None:
 
 
 @asynccontextmanager
-async def reconciling(container: AsyncContainer) -> AsyncIterator[None]:
-    """Reconcile every interval, and when asked to, while the block runs, as soon as the store is fit for it."""
+async def reconciling(container: AsyncContainer, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Reconcile at intervals and when asked to while the block runs, once the store is fit; ``stop`` if that fails."""
     store, reconciliation = await container.get(Store), await container.get(Reconciliation)
 
     async def start() -> None:
@@ -50,5 +50,5 @@ async def reconciling(container: AsyncContainer) -> AsyncIterator[None]:
 
     async with AsyncExitStack() as ends:
         ends.push_async_callback(process.in_time, reconciliation.stop)
-        await ends.enter_async_context(process.background(start()))
+        await ends.enter_async_context(process.background(start(), stop))
         yield

@@ -79,7 +79,7 @@ def run(
         async with AsyncExitStack() as ends:
             ends.push_async_callback(process.in_time, container.close)
             keys = await container.get(KeyWatch)  # now, so that an unfit key is told before anybody is served
-            await ends.enter_async_context(process.background(keys.keep()))
+            await ends.enter_async_context(process.background(keys.keep(), stop))
             if command != "api":
                 with suppress(Unavailable):  # it is tried again beside the service
                     await (await container.get(Store)).migrate()
@@ -89,8 +89,8 @@ def run(
             if prepare is not None:
                 await prepare(container, ends)
             if command != "api":
-                await ends.enter_async_context(relaying(container, prepares=True))
-                await ends.enter_async_context(reconciling(container))
+                await ends.enter_async_context(relaying(container, stop, prepares=True))
+                await ends.enter_async_context(reconciling(container, stop))
             await watch.start()
             feed = await container.get(Feed)
             await feed.start()
