@@ -90,7 +90,7 @@ def serve(config: "Config") -> None:
 @click.option("--inherited-listener", type=int, hidden=True)
 @with_settings(*_SETTINGS)
 def api(config: "Config", inherited_listener: int | None) -> None:
-    """Serve HTTP only; a consumer beside it relays the events."""
+    """Serve HTTP and end holds that run out; a consumer beside it relays the events."""
     _stoppable()
     from entrypoints.config import check_processes, with_secret
 
