@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from service import COMMAND, Service, environment
 from stores import at_work, migrated, stocked, unasked
 
+import core.imports
+from adapters.memory import MemoryCatalog
+from adapters.sql.store import SqlStore
 from core.acts import Act
 from core.bulk import Kind
 from core.errors import Unavailable
 from core.exports import export
 from core.imports import BATCH_ROWS, Imports, TooLarge
 from core.operations import EventPolicy, Outcome, Request
+from core.products import Products
 from core.writer import Writer
 from ports.imports import Import, ImportOrder, RowError
+from ports.outbox import Lease
 from ports.store import IMPORTS, ItemFilter, LedgerFilter, Store
 
 ALICE = Act(actor="alice")
@@ -241,6 +247,79 @@ async def test_one_process_at_a_time(store: Store) -> None:
         await store.release(lease)
         assert await importing(store, writer).turn()
     assert (await store.import_job(job.id) or job).status == "DONE"
+
+
+class Slow(Products):
+    """A judge that takes its time over each product."""
+
+    async def admit(self, product_id: str) -> None:
+        """Take longer than three leases."""
+        await asyncio.sleep(1.0)
+        await super().admit(product_id)
+
+
+async def test_a_slow_check_keeps_its_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a thousand rows take: or two processes would begin to check again and again."""
+    monkeypatch.setattr(core.imports, "LEASE_SECONDS", 0.3)
+    judge = Slow(MemoryCatalog(), store, policy="off", making=EventPolicy())
+    async with at_work(store) as writer:
+        imports = Imports(store, writer, judge, owner="us")
+        file = b"sku,productId,warehouseId,initialQuantity\nB,prod_2,wh_1,5"
+        job = await imports.take(ImportOrder(), pieces(file), ALICE)
+        turn = asyncio.create_task(imports.turn())
+        await asyncio.sleep(0.7)
+        assert await store.acquire(IMPORTS, "them", seconds=60) is None
+        assert await turn
+    assert (await store.import_job(job.id) or job).status == "DONE"
+    assert await store.acquire(IMPORTS, "them", seconds=60) is not None
+
+
+MOSTLY_BAD = ("sku,warehouseId,quantity", *(f"A{'' if row % 50 == 0 else 'Z'},wh_1,{1 + row}" for row in range(1_500)))
+
+
+async def test_what_the_check_found_is_read_along_with_the_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million errors are never in memory together."""
+    read = SqlStore.import_errors
+    pages: list[int] = []
+
+    async def reading(self: SqlStore, id: str, *, after: int = 0, limit: int) -> list[RowError]:
+        page = await read(self, id, after=after, limit=limit)
+        pages.append(len(page))
+        return page
+
+    monkeypatch.setattr(SqlStore, "import_errors", reading)
+    async with at_work(store) as writer:
+        imports = importing(store, writer)
+        job = await imports.take(ImportOrder(partial=True), pieces("\n".join(MOSTLY_BAD).encode()), ALICE)
+        while await imports.turn():
+            pass
+
+    ended = await store.import_job(job.id)
+    assert ended is not None and (ended.status, ended.done, ended.refused) == ("DONE", 1_500, 1_470)
+    assert await on_hand(store) == {"wh_1": 10 + sum(1 + row for row in range(0, 1_500, 50))}
+    assert len(pages) == 1_500 / BATCH_ROWS and max(pages) <= BATCH_ROWS
+
+
+async def test_who_was_overtaken_imports_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another has refused since is not taken for what the check found: the rest would go by another key."""
+    read = SqlStore.import_errors
+
+    async def overtaken(self: SqlStore, id: str, *, after: int = 0, limit: int) -> list[RowError]:
+        await self.release(Lease(IMPORTS, "us", 1))
+        lease, job = await self.acquire(IMPORTS, "them", seconds=60), await self.import_job(id)
+        assert lease is not None and job is not None
+        await self.save_import(lease, replace(job, done=2, refused=1), [RowError(2, "insufficient_stock", "")])
+        return await read(self, id, after=after, limit=limit)
+
+    async with at_work(store) as writer:
+        imports = importing(store, writer)
+        file = b"sku,warehouseId,quantity\nA,wh_1,5\nA,wh_1,6"
+        job = await imports.take(ImportOrder(partial=True), pieces(file), ALICE)
+        monkeypatch.setattr(SqlStore, "import_errors", overtaken)
+        assert await imports.turn()
+
+    assert await on_hand(store) == {"wh_1": 10}
+    assert (await store.import_job(job.id) or job).status == "IMPORTING"
 
 
 async def test_cancelling_stops_it_where_it_is(store: Store) -> None:

@@ -366,12 +366,29 @@ async def test_who_has_lost_the_lease_stops(place: Place, monkeypatch: pytest.Mo
     monkeypatch.setattr(reconciliation, "LEASE_SECONDS", 0.1)
     asleep = asyncio.create_task(reconcile(place.store, pause=0.6))
     await asyncio.sleep(0.3)
-    assert await place.store.acquire("reconciliation", "another", seconds=60)
+    await place.alter(f"UPDATE lease SET owner = 'another', token = 9, expires_at = {_sql(timedelta(minutes=1))}")
 
     with pytest.raises(Busy):
         await asleep
     (run,) = await place.store.reconciliations(10)
     assert run.ended_at is None
+
+
+@pytest.mark.parametrize("slow", [{"second_look_seconds": 1.0}, {"second_look_seconds": 0, "rate": 1}])
+async def test_a_run_that_rests_keeps_its_lease(
+    place: Place, monkeypatch: pytest.MonkeyPatch, slow: dict[str, Any]
+) -> None:
+    """For longer than a lease lasts, before a second look as well as for the rate: it stays the only one."""
+    await plant(place, "a total")
+    monkeypatch.setattr(reconciliation, "LEASE_SECONDS", 0.3)
+    work = Reconciliation(place.store, minutes=0, **slow)
+    run = asyncio.create_task(work.run(trigger="manual", actor="tests", deep=False))
+    await asyncio.sleep(0.8)
+    assert not run.done()
+    assert await place.store.acquire("reconciliation", "another", seconds=60) is None
+
+    assert ((await run).status, (await run).findings) == ("DONE", {"TOTALS_MISMATCH": 1})
+    assert await place.store.acquire("reconciliation", "another", seconds=60)
 
 
 async def test_a_run_that_is_broken_off_has_no_end_and_is_taken_up(place: Place) -> None:

@@ -7,9 +7,8 @@ begins in: whoever goes on after a crash repeats at most what was under way, and
 import asyncio
 import hashlib
 import logging
-import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from core.acts import Act
 from core.bulk import operation
 from core.errors import InventoryError, OutcomeUnknown, Unavailable, ValidationFailed
 from core.import_checks import NOWHERE, Checker, Known
+from core.lease import held
 from core.loop import Loops, forever
 from core.operations import IdempotencyKey, Operation, Outcome, Request
 from core.products import Products
@@ -37,7 +37,6 @@ _CHECKED_AT_ONCE = 1_000
 _SLICE = 16 * 1024
 _WAIT_SECONDS = 30.0
 _IDLE_SECONDS = 1.0
-_ERRORS_AT_ONCE = 1_000
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[Import], None]
@@ -109,18 +108,15 @@ class Imports:
         """
         if await self._store.open_import() is None:
             return False
-        lease = await self._store.acquire(IMPORTS, self._owner, seconds=LEASE_SECONDS)
-        if lease is None:
-            return False
-        try:
-            # Only now: whoever had the lease before may have ended it.
-            if (job := await self._store.open_import()) is not None:
-                await _Run(self._store, self._writer, self._products, lease, job, progress).go()
-        except _Ended:
-            _log.info("Import %s was ended by somebody else", job.id if job else "")
-        finally:
-            with suppress(InventoryError):
-                await self._store.release(lease)
+        async with held(self._store, IMPORTS, self._owner, seconds=LEASE_SECONDS) as lease:
+            if lease is None:
+                return False
+            try:
+                # Only now: whoever had the lease before may have ended it.
+                if (job := await self._store.open_import()) is not None:
+                    await _Run(self._store, self._writer, self._products, lease, job, progress).go()
+            except _Ended:
+                _log.info("Import %s was ended by somebody else", job.id if job else "")
         return True
 
     async def _take_turn(self) -> float:
@@ -139,7 +135,6 @@ class _Run:
         self._lease = lease
         self._job = job
         self._progress = progress
-        self._renew_at = time.monotonic() + LEASE_SECONDS / 3
 
     async def go(self) -> None:
         """Check the rows, unless that is done, and import them, unless that is not to be."""
@@ -172,35 +167,34 @@ class _Run:
     # -- importing ---------------------------------------------------------------------------------------------------
 
     async def _import(self) -> None:
-        invalid = await self._invalid()
         under_way: deque[tuple[int, asyncio.Task[list[RowError]]]] = deque()
         passed = 0
         try:
             async for rows in self._rows(Sheet(self._job.kind, self._job.format), BATCH_ROWS):
-                passed += len(rows)
+                behind, passed = passed, passed + len(rows)
                 if passed <= self._job.done:
                     continue
-                under_way.append((len(rows), asyncio.create_task(self._submit(rows, invalid))))
+                under_way.append((len(rows), asyncio.create_task(self._submit(rows, behind=behind))))
                 if len(under_way) == _BATCHES_AT_ONCE:
-                    await self._settle(*under_way.popleft(), invalid)
+                    await self._settle(*under_way.popleft())
             while under_way:
-                await self._settle(*under_way.popleft(), invalid)
+                await self._settle(*under_way.popleft())
         finally:
             for _, task in under_way:
                 task.cancel()
             await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
         await self._save(replace(self._job, status="DONE"))
 
-    async def _settle(self, count: int, batch: "asyncio.Task[list[RowError]]", invalid: Collection[int]) -> None:
+    async def _settle(self, count: int, batch: "asyncio.Task[list[RowError]]") -> None:
         """Record what became of the next batch."""
         errors = await batch
         done, refused = self._job.done + count, self._job.refused + len(errors)
-        new = [error for error in errors if error.line not in invalid]
-        await self._save(replace(self._job, done=done, refused=refused), new)
+        await self._save(replace(self._job, done=done, refused=refused), errors)
 
-    async def _submit(self, rows: Sequence[Row], invalid: Mapping[int, RowError]) -> list[RowError]:
-        """Carry out a batch and return why some of its rows were refused."""
-        errors = [invalid[row.line] for row in rows if row.line in invalid]
+    async def _submit(self, rows: Sequence[Row], *, behind: int) -> list[RowError]:
+        """Carry out a batch that has so many rows behind it, and return why some of it were refused, now or before."""
+        invalid = await self._invalid(rows, behind) if self._job.partial else {}
+        errors = list(invalid.values())
         valid = [row for row in rows if row.line not in invalid]
         if valid:
             known = await Known.of(self._store, [row.said for row in valid])
@@ -225,14 +219,18 @@ class _Run:
         except InventoryError as error:  # nothing of the batch was done
             return [error] * len(operations)
 
-    async def _invalid(self) -> dict[int, RowError]:
-        """Return what was found while checking, of the rows that are still to come, by line."""
-        found: dict[int, RowError] = {}
-        after = 0
-        while page := await self._store.import_errors(self._job.id, after=after, limit=_ERRORS_AT_ONCE):
-            found |= {error.line: error for error in page}
-            after = page[-1].line
-        return found
+    async def _invalid(self, rows: Sequence[Row], behind: int) -> dict[int, RowError]:
+        """Return what was found while checking, of these rows, by line.
+
+        Raises:
+            _Ended: somebody else has imported them; what was refused then is among what was found.
+        """
+        first, last = rows[0].line, rows[-1].line
+        found = await self._store.import_errors(self._job.id, after=first - 1, limit=len(rows))
+        job = await self._store.import_job(self._job.id)
+        if job is None or job.done > behind:
+            raise _Ended
+        return {error.line: error for error in found if error.line <= last}
 
     # -- both --------------------------------------------------------------------------------------------------------
 
@@ -253,15 +251,11 @@ class _Run:
             yield waiting
 
     async def _save(self, job: Import, errors: Sequence[RowError] = ()) -> None:
-        """Record how far it is, and keep the lease.
+        """Record how far it is.
 
         Raises:
             _Ended: it is not ours any more.
         """
-        if time.monotonic() > self._renew_at:
-            self._renew_at = time.monotonic() + LEASE_SECONDS / 3
-            if await self._store.acquire(IMPORTS, self._lease.owner, seconds=LEASE_SECONDS) is None:
-                raise _Ended
         if (saved := await self._store.save_import(self._lease, job, errors)) is None:
             raise _Ended
         self._job = saved

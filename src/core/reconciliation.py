@@ -13,16 +13,17 @@ things stand every time, and at everything once a day. A run that is broken off 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
 from core.book import SYSTEM
-from core.errors import Busy, ProductServiceProtocolError, ProductServiceUnavailable, Unavailable
+from core.errors import Busy, ProductServiceProtocolError, ProductServiceUnavailable
 from core.findings import OF_CATALOG, PARTS, QUICK, Discrepancy, Limits, Part, Repair, Repairs, Run, Status, Trigger
 from core.ids import new_id
+from core.lease import held
 from core.loop import Loops, forever
 from core.repairing import Repairer, brakes
 from core.survey import CatalogSurvey, OwnRecords
@@ -45,10 +46,6 @@ REPAIR = "repair"
 LIMITS = Limits()
 Progress = Callable[[str, int, int], None]
 """Called with a part, or "repair", how much of it has been looked at, and about how much there is."""
-
-
-_Alone = Callable[[], Awaitable[Lease]]
-"""Renews the lease where that is due, and returns it; raises Busy when it is another's."""
 
 
 class _Cancelled(Exception):
@@ -142,13 +139,14 @@ class Reconciliation:
 
     async def _carry_out(self, id: str, new: Mapping[str, Any], progress: Progress | None = None) -> Run:
         """Carry out a run that is on record, or a ``new`` one."""
-        async with _alone(self._store) as alone:
-            run = await self._store.begin_reconciliation(await alone(), id, **new)
-            if run is None:
+        owner = new_id("rec")  # not the run's: whoever takes a run up is somebody else
+        async with held(self._store, RECONCILIATION, owner, seconds=LEASE_SECONDS) as lease:
+            run = None if lease is None else await self._store.begin_reconciliation(lease, id, **new)
+            if lease is None or run is None:
                 raise _taken()
             if not run.is_open:  # somebody has ended it in the meantime
                 return run
-            work = _Work(self._store, run, alone, rate=self._rate, progress=progress)
+            work = _Work(self._store, run, lease, rate=self._rate, progress=progress)
             try:
                 await self._look(work)
                 run = await work.end(await self._repair(work))
@@ -197,10 +195,10 @@ class Reconciliation:
 class _Work:
     """A run being carried out: how far it is, what of that is put on record and when, and whether it is still ours."""
 
-    def __init__(self, store: Store, run: Run, alone: _Alone, *, rate: int, progress: Progress | None) -> None:
+    def __init__(self, store: Store, run: Run, lease: Lease, *, rate: int, progress: Progress | None) -> None:
         self.run = run
         self._store = store
-        self._alone = alone
+        self._lease = lease
         self._rate = rate
         self._progress = progress
         self._record_at = 0.0
@@ -250,13 +248,12 @@ class _Work:
     async def end(self, status: Status) -> Run:
         """Put the end on record."""
         ended = replace(self.run, status=status, part=None, place=None)
-        return self._ours(await self._store.end_reconciliation(await self._alone(), ended))
+        return self._ours(await self._store.end_reconciliation(self._lease, ended))
 
     async def _keep(self, *, found: Sequence[Discrepancy] = (), repairs: Sequence[Repair] = ()) -> None:
         """Put on record how far it is: at once where there is more to it, else now and then."""
-        lease = await self._alone()
         if found or repairs or time.monotonic() >= self._record_at:
-            self._ours(await self._store.advance_reconciliation(lease, self.run, found=found, repairs=repairs))
+            self._ours(await self._store.advance_reconciliation(self._lease, self.run, found=found, repairs=repairs))
             self._record_at = time.monotonic() + RECORD_SECONDS
 
     def _ours(self, recorded: Run | None) -> Run:
@@ -279,30 +276,6 @@ class _Work:
 
 def _as_asked(run: Run) -> dict[str, Any]:
     return {"trigger": run.trigger, "actor": run.actor, "deep": run.deep, "repairs": run.repairs}
-
-
-@asynccontextmanager
-async def _alone(store: Store) -> AsyncIterator[_Alone]:
-    """Hold the lease while the block runs; it calls what it is given now and then, to stay the only one."""
-    lease: Lease | None = None
-    renew_at = 0.0
-    owner = new_id("rec")  # not the run's: whoever takes a run up is somebody else
-
-    async def acquire() -> Lease:
-        nonlocal lease, renew_at
-        if lease is None or time.monotonic() >= renew_at:
-            renew_at = time.monotonic() + LEASE_SECONDS / 3
-            if (lease := await store.acquire(RECONCILIATION, owner, seconds=LEASE_SECONDS)) is None:
-                raise _taken()
-        return lease
-
-    await acquire()
-    try:
-        yield acquire
-    finally:
-        if lease is not None:
-            with suppress(Unavailable):
-                await store.release(lease)
 
 
 def _taken() -> Busy:
