@@ -24,6 +24,7 @@ from service import COMMAND, environment
 from stores import at_work, hold, migrated, only, stocked, submit
 
 from adapters.registry import connect
+from adapters.sql.store import SqlStore
 from core import reconciliation
 from core.errors import Busy, InventoryError
 from core.findings import OF_CATALOG, PARTS, Finding, Run
@@ -431,6 +432,25 @@ async def test_it_runs_every_interval_and_looks_at_everything_once_a_day(place: 
     assert await next_turn(hours=25) == (True, "interval")
     await place.alter("UPDATE reconciliation_run SET ended_at = NULL, status = 'CANCELLED' WHERE deep")
     assert await next_turn(minutes=16) == (True, "interval")
+
+
+async def test_until_it_is_due_the_store_is_not_asked_when(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process looks every second, for what was asked for; its own next run it knows of."""
+    since, asked = SqlStore.since_reconciled, 0
+
+    async def counted(self: SqlStore, *, deep: bool = False) -> float:
+        nonlocal asked
+        asked += 1
+        return await since(self, deep=deep)
+
+    await reconcile(place.store)
+    monkeypatch.setattr(SqlStore, "since_reconciled", counted)
+    loop = Reconciliation(place.store, minutes=0.005, second_look_seconds=0)
+    await place.alter(f"UPDATE reconciliation_run SET started_at = {_sql(timedelta(seconds=1.5))}")
+    assert [await loop.turn() for _ in range(5)] == [None] * 5
+    assert asked == 1
+    await asyncio.sleep(1.9)
+    assert await loop.turn() is not None
 
 
 async def test_an_interval_of_0_is_never(place: Place) -> None:

@@ -185,6 +185,43 @@ async def test_repairing_twice_under_one_run_changes_nothing_twice(place: Place)
     assert ledger == await place.select("SELECT * FROM stock_transaction")
 
 
+async def test_a_run_that_is_taken_up_repairs_what_has_come_since(place: Place, catalog: MemoryCatalog) -> None:
+    """Killed after a repair, it finds another item on sale as well: that is no repetition of what it did."""
+    await mug(place.store, catalog, RED, BLUE)
+    await tell(place.store, "ProductDeleted", "mug")
+    catalog._products.pop("mug")
+    red, blue = [Activate(inventory_item_id=item.id) for item in (await place.store.products(["mug"]))["mug"].items]
+    await carry_out(place.store, red, product="mug")
+    await repair(place, catalog)
+    run, made = await repair(place, catalog)
+    assert outcomes(made)["PRODUCT_DELETED"] == "REPAIRED"
+
+    await carry_out(place.store, red, blue, product="mug")
+    await place.alter(
+        f"UPDATE reconciliation_run SET status = 'RUNNING', ended_at = NULL, part = 'repair' WHERE id = '{run.id}'",
+        "DELETE FROM reconciliation_repair",
+        "UPDATE reconciliation_finding SET resolved_at = NULL",
+    )
+    again, made = await repair(place, catalog)
+
+    assert (again.id, again.status, outcomes(made)["PRODUCT_DELETED"]) == (run.id, "DONE", "REPAIRED")
+    assert set((await statuses(place.store, "mug")).values()) == {"INACTIVE"}
+
+
+async def test_of_runs_that_are_asked_for_at_once_one_is(place: Place) -> None:
+    """The others are told which, though nobody has reconciled before."""
+    act = Act(actor="alice", reason="to see")
+    await asyncio.gather(*(place.store.reconciliations(1) for _ in range(4)))  # the pool is filled
+    asked = [place.store.request_reconciliation(f"rec_{n}", deep=True, repairs="safe", act=act) for n in range(4)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    (run,) = await place.store.reconciliations(10)
+    assert [each for each in answers if isinstance(each, Run)] == [run]
+    refused = [each for each in answers if isinstance(each, Conflict)]
+    assert [each.extra for each in refused] == [{"runId": run.id}] * 3
+    assert (await place.store.idle_reconciliation()) == run
+
+
 async def test_a_run_goes_on_where_it_was_broken_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has been through is not looked at again, and counts."""
     monkeypatch.setattr(reconciliation, "RECORD_SECONDS", 0)

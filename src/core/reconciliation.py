@@ -89,6 +89,7 @@ class Reconciliation:
         self._limits = limits
         self._rate = rate
         self._own = OwnRecords(store, second_look_seconds=second_look_seconds)
+        self._due_at = 0.0
         self._loops = Loops()
 
     async def start(self) -> None:
@@ -108,7 +109,10 @@ class Reconciliation:
         """
         if (waiting := await self._store.idle_reconciliation()) is not None:
             return await self._carry_out(waiting.id, _as_asked(waiting))
-        if not self._seconds or await self._store.since_reconciled() < self._seconds:
+        if not self._seconds or time.monotonic() < self._due_at:
+            return None
+        if (left := self._seconds - await self._store.since_reconciled()) > 0:
+            self._due_at = time.monotonic() + left  # or later, if another runs meanwhile
             return None
         deep = await self._store.since_reconciled(deep=True) >= DEEP_SECONDS
         return await self.run(trigger="interval", actor=SYSTEM, deep=deep, repairs=self._repairs)

@@ -219,18 +219,21 @@ class Repairer:
             return there, {("ITEMS_MISSING", id)} if there is not None and there.skus else set()
         return there, {(each.kind, each.subject) for each in drifted(stock, there)}
 
-    async def _follow(self, run: Run, group: Sequence[Finding], there: There | None, at: datetime) -> Answered:
+    async def _follow(self, run: Run, group: Sequence[Finding], there: There | None, at: datetime) -> Answered | None:
         kinds = {each.kind for each in group}
         first = group[0]
         if "PRODUCT_DELETED" in kinds:
             stock: ProductStock = (await self._store.products([first.product_id]))[first.product_id]
             active = [item.id for item in stock.items if item.status == "ACTIVE"]
+            if not active:
+                return None
             reason = "The Product Service has deleted the product"
-            return await self._submit(run, first, *(Deactivate(inventory_item_id=id, reason=reason) for id in active))
+            operations = [Deactivate(inventory_item_id=id, reason=reason) for id in active]
+            # The answer is told again only of the same items: another may have been made or activated since.
+            return await self._submit(run, first, *operations, name=_digest(",".join(active)))
         payload = ProductPayload(product_id=first.product_id) if there is None else there.payload
-        digest = hashlib.sha256(first.product_id.encode()).hexdigest()[:16]
         event = ProductEvent(
-            event_id=f"{run.id}-{digest}",
+            event_id=f"{run.id}-{_digest(first.product_id)}",
             event_type=_event_type(kinds),
             event_version=EVENT_VERSION,
             timestamp=at,
@@ -238,6 +241,10 @@ class Repairer:
         )
         ensure = "ITEMS_MISSING" in kinds
         return await self._submit(run, first, ApplyProductEvent(event=event, policy=self._making, ensure=ensure))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _event_type(kinds: set[Kind]) -> Literal["ProductCreated", "ProductUpdated", "ProductDeleted"]:

@@ -1,6 +1,6 @@
 """Leases: who alone may do what, until when, and the fence that keeps out whoever has lost his."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, case, or_, select, update
@@ -50,6 +50,14 @@ def held(lease: Lease) -> Any:
     """Select the row of a lease that is still ours: touching it in a transaction is the fence."""
     table = tables.lease.c
     return and_(table.name == lease.name, table.owner == lease.owner, table.token == lease.token)
+
+
+async def lock(connection: AsyncConnection, name: str, now: datetime) -> None:
+    """Let one transaction at a time go on, and no owner come or go meanwhile; a lease nobody ever had is made first."""
+    table = tables.lease
+    free = upsert(connection, table).values(name=name, owner="", token=0, position=0, expires_at=now)
+    await connection.execute(free.on_conflict_do_nothing())
+    await connection.execute(select(table.c.name).where(table.c.name == name).with_for_update())
 
 
 async def holds(connection: AsyncConnection, lease: Lease) -> bool:

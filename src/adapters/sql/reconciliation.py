@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import acts, comparisons, tables
 from adapters.sql.comparisons import Place
 from adapters.sql.database import Database, upsert
-from adapters.sql.leases import holds
+from adapters.sql.leases import holds, lock
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.findings import NATURES, SEEN_IN, Discrepancy, Finding, Part, Repair, Repairs, Run, Tally, Trigger
@@ -182,13 +182,14 @@ class SqlReconciliation:
         return run
 
     async def request_reconciliation(self, id: str, *, deep: bool, repairs: Repairs, act: Act) -> Run:
-        """With the act, in one commit."""
+        """With the act, in one commit. The lease is locked: of two at once one is asked for."""
         runs = tables.reconciliation_run
         async with self.database.writing() as connection:
+            now, _ = await self.database.clock(connection)
+            await lock(connection, RECONCILIATION, now)
             other = await connection.scalar(select(runs.c.id).where(runs.c.status.in_(_OPEN)).limit(1))
             if other is not None:
                 raise Conflict(f"Reconciliation {other} has not ended; wait for it, or cancel it.", runId=other)
-            now, _ = await self.database.clock(connection)
             run = Run(
                 id=id,
                 trigger="request",
@@ -223,8 +224,8 @@ class SqlReconciliation:
         """By the index of what has not ended."""
         runs, lease = tables.reconciliation_run, tables.lease.c
         async with self.database.reading() as connection:
-            now = (await self.database.condition(connection)).now
-            owned = select(lease.name).where(lease.name == RECONCILIATION, lease.expires_at > now).exists()
+            leased = and_(lease.name == RECONCILIATION, lease.expires_at > self.database.now())
+            owned = select(lease.name).where(leased).exists()
             idle = select(runs).where(runs.c.ended_at.is_(None), runs.c.status.in_(_OPEN), ~owned)
             row = (await connection.execute(idle.order_by(runs.c.id).limit(1))).first()
         return None if row is None else _run(row)
