@@ -414,11 +414,11 @@ async def test_a_run_that_is_broken_off_has_no_end_and_is_taken_up(place: Place)
 async def test_it_runs_every_interval_and_looks_at_everything_once_a_day(place: Place) -> None:
     """Whoever ran last; a deep run that never ended does not count as one."""
     loop = Reconciliation(place.store, minutes=15, second_look_seconds=0)
-    neighbour = Reconciliation(place.store, minutes=15, second_look_seconds=0)
 
     async def next_turn(**ago: float) -> tuple[bool, str] | None:
         if ago:
             await place.alter(f"UPDATE reconciliation_run SET started_at = {_sql(-timedelta(**ago))}")
+        neighbour = Reconciliation(place.store, minutes=15, second_look_seconds=0)  # who has not seen when it is due
         run = await neighbour.turn()
         return (run.deep, run.trigger) if run else None
 
