@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from in_process import ADMIN, Answer, Api, ask, serving, token
 
-from entrypoints.api import bodies
+from entrypoints.api import bodies, imports
 from ports.store import ItemFilter
 
 JSON = "application/json"
@@ -417,22 +417,26 @@ async def test_32_a_body_that_breaks_off_is_refused(shop: Shop) -> None:
     assert await _everything(shop) == before
 
 
-async def test_33_a_body_that_never_ends_is_given_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("path", "media_type"), [("/warehouses", JSON), ("/imports", "text/csv")])
+async def test_33_a_body_that_never_ends_is_given_up(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, path: str, media_type: str
+) -> None:
     """A slow sender holds a request for a bounded time only."""
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
-    statuses: list[int] = []
+    for module in (bodies, imports):
+        monkeypatch.setattr(module, "BODY_SECONDS", 0.05)
+    sent: list[Any] = []
 
     async def receive() -> Any:
         await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
-        statuses.append(message.get("status"))
+        sent.append(message)
 
-    headers = [(b"authorization", b"Bearer " + GOOD), (b"content-type", JSON.encode())]
-    scope: Any = {"type": "http", "method": "POST", "path": "/warehouses", "query_string": b"", "headers": headers}
+    headers = [(b"authorization", b"Bearer " + GOOD), (b"content-type", media_type.encode())]
+    scope: Any = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
     async with asyncio.timeout(5):
         await shop.api.app(scope, receive, send)
-    assert statuses[0] == 400
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (408, "request_timeout")
 
 
 @pytest.mark.parametrize("text", ["' OR 1=1--", "%", "_IDGET", "WIDGE_", ".*", "W*", '"', "\\", "WIDGET' --", "widget"])

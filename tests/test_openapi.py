@@ -9,8 +9,9 @@ from in_process import Api, serving
 
 from core.errors import KINDS
 from entrypoints.api.examples import ANSWERS, PROBLEMS
-from entrypoints.api.problems import ContentTooLarge, UnsupportedMediaType
+from entrypoints.api.problems import ContentTooLarge, RequestTimeout, UnsupportedMediaType
 
+FILES = {"exportStock", "downloadImportErrors"}
 ANYTHING = {"CreateItem.metadata", "ItemPatch.metadata", "Item.metadata", "Event.payload"}
 
 
@@ -49,6 +50,9 @@ def test_every_answer_has_a_type_and_an_example(document: Any) -> None:
     for told in answers(document):
         if told.status == "304":
             assert "content" not in told.answer
+            continue
+        if told.operation in FILES and told.status < "300":
+            assert told.answer["content"].keys() <= {"text/csv", "application/x-ndjson"}, told
             continue
         ((media_type, content),) = told.answer["content"].items()
         good = "text/event-stream" if told.operation == "streamEvents" else "application/json"
@@ -90,7 +94,7 @@ def test_every_example_is_one(document: Any) -> None:
 def test_every_code_is_shown(document: Any) -> None:
     """A caller finds every ``code`` the service can answer with, where it can."""
     shown = {name for told in answers(document) if told.status >= "400" for name in _problems(told)}
-    kinds = [*KINDS.values(), ContentTooLarge, UnsupportedMediaType]
+    kinds = [*KINDS.values(), RequestTimeout, ContentTooLarge, UnsupportedMediaType]
     assert shown == {kind.code for kind in kinds}
     assert {kind for kind in kinds if kind.__name__ != "Busy"} <= PROBLEMS.keys()
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import aio_pika
@@ -100,7 +101,7 @@ class Customers:
             else:
                 status = answer.status_code
                 # A process that slept while the body came says it did not come in time: nothing is settled.
-                if status < 500 and "did not come within" not in answer.text:
+                if status < 500 and status != HTTPStatus.REQUEST_TIMEOUT:
                     return Answered(call, status, answer.text)
             self.troubles[status] = self.troubles.get(status, 0) + 1
             await asyncio.sleep(self._dice.uniform(0.1, 0.5))

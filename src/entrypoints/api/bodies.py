@@ -24,7 +24,7 @@ from core.errors import ValidationFailed
 from core.lane import BATCH_OPERATIONS
 from core.operations import StockOperation
 from entrypoints.api.headers import header
-from entrypoints.api.problems import UnsupportedMediaType, readable
+from entrypoints.api.problems import RequestTimeout, UnsupportedMediaType, readable
 
 BODY_MAX = 64 * 1024
 BODY_SECONDS = 10
@@ -53,7 +53,8 @@ class StrictRequest(Request[Principal, Any, Any]):
         """Return the body's bytes. Read here: Litestar's own way makes four objects of each header first.
 
         Raises:
-            ValidationFailed: it did not come to its end, or not in time.
+            RequestTimeout: it did not come in time.
+            ValidationFailed: it did not come to its end.
             RequestEntityTooLarge: it is larger than the route takes.
         """
         if self._body is Empty:
@@ -61,7 +62,7 @@ class StrictRequest(Request[Principal, Any, Any]):
                 async with asyncio.timeout(BODY_SECONDS):
                     self._body = await self._read()
             except TimeoutError:
-                raise ValidationFailed(f"The body did not come within {BODY_SECONDS} seconds.") from None
+                raise RequestTimeout(f"The body did not come within {BODY_SECONDS} seconds; send it again.") from None
         return self._body
 
     async def _read(self) -> bytes:

@@ -61,6 +61,7 @@ from entrypoints.api.problems import (
     MethodNotAllowed,
     Problem,
     ProblemKind,
+    RequestTimeout,
     UnsupportedMediaType,
     document,
 )
@@ -178,6 +179,7 @@ _REFUSALS: tuple[InventoryError, ...] = (
     Forbidden("This needs one of the roles: inventory-admin, inventory-operator."),
     NotFound(f"There is no inventory item {_ITEM}.", inventoryItemId=_ITEM),
     MethodNotAllowed("This path does not take this method; the Allow header names those it takes."),
+    RequestTimeout("The body did not come within 10 seconds; send it again."),
     Conflict(f"Reservation {_RESERVATION} is confirmed and does not expire.", reservationId=_RESERVATION),
     InsufficientStock(
         f"Item {_ITEM} has 3 available and 5 were asked for.", inventoryItemId=_ITEM, requested=5, available=3

@@ -36,7 +36,7 @@ from entrypoints.api.parameters import (
     WarehouseFilter,
     cursor_id,
 )
-from entrypoints.api.problems import ContentTooLarge, UnsupportedMediaType
+from entrypoints.api.problems import ContentTooLarge, RequestTimeout, UnsupportedMediaType
 from entrypoints.api.replies import Reply, answers, ok, page
 from ports.imports import Import, ImportOrder, RowError
 from ports.store import ItemFilter, Page, Store
@@ -99,7 +99,7 @@ async def _pieces(request: AnyRequest) -> AsyncIterator[bytes]:
             async with asyncio.timeout(BODY_SECONDS):
                 message = await request.receive()
         except TimeoutError:
-            raise ValidationFailed(f"The file did not go on for {BODY_SECONDS} seconds.") from None
+            raise RequestTimeout(f"The file did not go on for {BODY_SECONDS} seconds; send it again.") from None
         if message["type"] != "http.request":
             raise ValidationFailed("The file ended before it was complete.")
         if piece := message["body"]:
@@ -131,7 +131,7 @@ async def list_errors(import_id: Id, store: FromDishka[Store], cursor: Cursor = 
     return page(Page(tuple(errors[:limit]), str(errors[limit - 1].line) if len(errors) > limit else None))
 
 
-@get("/{id:str}/errors.csv", include_in_schema=False)
+@get("/{id:str}/errors.csv", operation_id="downloadImportErrors")
 async def download_errors(import_id: Id, store: FromDishka[Store]) -> Reply:
     """Return why rows were refused, all of them, as a file."""
     await _job(store, import_id)
@@ -152,7 +152,7 @@ async def cancel(request: AnyRequest, import_id: Id, data: Strict[Decision], sto
     return ok(await store.cancel_import(import_id, act(request, data.reason)))
 
 
-@get("/{kind:str}", include_in_schema=False)
+@get("/{kind:str}", operation_id="exportStock")
 async def export_stock(
     kind: FromPath[str],
     store: FromDishka[Store],

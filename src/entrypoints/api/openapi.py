@@ -42,6 +42,7 @@ from entrypoints.api.problems import (
     MEDIA_TYPE,
     ContentTooLarge,
     Problem,
+    RequestTimeout,
     UnsupportedMediaType,
     document,
     status_of,
@@ -84,6 +85,16 @@ _UPLOADS: dict[str, dict[str, str]] = {
     }
 }
 """What takes a file as it is, and an example of each form."""
+_DOWNLOADS: dict[str, dict[str, str]] = {
+    "exportStock": {
+        "text/csv": "sku,productId,warehouseId,quantityOnHand\r\nWIDGET-2,prod_01FXYZ789ABC,wh_01HXYZ789GHI,75\r\n",
+        "application/x-ndjson": '{"sku": "WIDGET-2", "warehouseId": "wh_01HXYZ789GHI", "countedQuantity": 48}\n',
+    },
+    "downloadImportErrors": {
+        "text/csv": "line,code,detail\r\n7,not_found,There is no warehouse wh_01HXYZ000XYZ.\r\n",
+    },
+}
+"""What answers with a file, and an example of each form."""
 _ABROAD: dict[str, tuple[type[InventoryError], ...]] = {
     "createInventoryItem": (ProductNotFound, ProductServiceUnavailable, ProductServiceProtocolError),
     "takeProductEvent": (ProductServiceUnavailable, ProductServiceProtocolError, OutcomeUnknown),
@@ -110,6 +121,7 @@ _TEXTS = {
     401: "No acceptable token.",
     403: "The token's roles do not allow this.",
     404: "Something named does not exist.",
+    408: "The body did not come in time.",
     409: "The state of the stock refuses it; `code` says why.",
     412: "If-Match does not name the current version.",
     413: "The body is too large.",
@@ -169,7 +181,7 @@ def complete(app: Litestar, drawn: dict[str, Any]) -> dict[str, Any]:
         if operation.body is not None:
             entry["requestBody"] = _body(operation, schemas)
         if operation.id in _UPLOADS:
-            entry["requestBody"] = _file(operation)
+            entry["requestBody"] = {"content": _files(_UPLOADS[operation.id]), "required": True}
         entry["responses"] = {str(status): answer for status, answer in sorted(_responses(operation, schemas).items())}
     drawn["components"]["schemas"] = dict(sorted(schemas.components.items()))
     return drawn
@@ -190,13 +202,11 @@ def _body(operation: _Operation, schemas: Schemas) -> dict[str, Any]:
     return {"content": {"application/json": content}, "required": NoneType not in get_args(operation.body)}
 
 
-def _file(operation: _Operation) -> dict[str, Any]:
-    forms = _UPLOADS[operation.id].items()
-    content = {
-        name: {"schema": _TEXT | {"format": "binary"}, "examples": {"receipts": {"value": example}}}
-        for name, example in forms
+def _files(forms: dict[str, str]) -> dict[str, Any]:
+    return {
+        name: {"schema": _TEXT | {"format": "binary"}, "examples": {"file": {"value": example}}}
+        for name, example in forms.items()
     }
-    return {"content": content, "required": True}
 
 
 def _responses(operation: _Operation, schemas: Schemas) -> dict[int, dict[str, Any]]:
@@ -214,6 +224,8 @@ def _responses(operation: _Operation, schemas: Schemas) -> dict[int, dict[str, A
             {"text/event-stream": _sent(content)} if operation.id in _STREAMED else {"application/json": content}
         )
         responses[status] = _response(answer.description, headers, described)
+    if operation.id in _DOWNLOADS:
+        responses[200] = _response("A file.", [_ECHO, _FILE_NAME], _files(_DOWNLOADS[operation.id]))
     if operation.id in _REMEMBERED:
         responses[304] = _response("What the caller has is current.", [_ECHO, _ETAG], None)
     for status, kinds in _by_status(_refusals(operation)).items():
@@ -239,7 +251,7 @@ def _refusals(operation: _Operation) -> Iterator[type[InventoryError]]:
         yield OutcomeUnknown
     yield from _ABROAD.get(operation.id, ())
     if operation.body is not None or operation.id in _UPLOADS:
-        yield from (ContentTooLarge, UnsupportedMediaType)
+        yield from (RequestTimeout, ContentTooLarge, UnsupportedMediaType)
     if operation.id in _UPLOADS:
         yield OutcomeUnknown
     if operation.id in _MATCHED:
@@ -332,6 +344,7 @@ _TEXT = {"type": "string"}
 _ECHO = _tells("X-Correlation-Id", "The request's own, or a name given to it.", _TEXT, _CORRELATION_ID)
 _ETAG = _tells("ETag", "The version told; for If-Match and If-None-Match.", _TEXT | {"pattern": '^"[0-9.]+"$'}, '"7"')
 _LOCATION = _tells("Location", "The path of what was created.", _TEXT, "/reservations/res_01HXYZ")
+_FILE_NAME = _tells("Content-Disposition", "What to call the file.", _TEXT, 'attachment; filename="items.csv"')
 _REFUSAL_HEADERS = {
     401: [_tells("WWW-Authenticate", "How to authenticate.", _TEXT | {"const": "Bearer"}, "Bearer")],
     503: [_tells("Retry-After", "When to try again (seconds).", {"type": "integer", "minimum": 1}, 1)],

@@ -47,6 +47,13 @@ class MethodNotAllowed(InventoryError):
     title = "The method is not allowed here"
 
 
+class RequestTimeout(InventoryError):
+    """The body did not come in time and nothing was done; send the request again, with the same idempotency key."""
+
+    code = "request_timeout"
+    title = "The body did not come in time"
+
+
 class ContentTooLarge(InventoryError):
     """The body is larger than this route reads; split it."""
 
@@ -68,6 +75,7 @@ STATUS: dict[type[InventoryError], int] = {
     Forbidden: 403,
     NotFound: 404,
     MethodNotAllowed: 405,
+    RequestTimeout: 408,
     Conflict: 409,
     PreconditionFailed: 412,
     ContentTooLarge: 413,
@@ -201,7 +209,7 @@ def readable(message: str) -> str:
 
 
 def _kinds() -> list[type[InventoryError]]:
-    return [*KINDS.values(), MethodNotAllowed, ContentTooLarge, UnsupportedMediaType]
+    return [*KINDS.values(), MethodNotAllowed, RequestTimeout, ContentTooLarge, UnsupportedMediaType]
 
 
 def _camel(name: str) -> str:
