@@ -7,13 +7,16 @@ at any time, so nobody is promised it; what belongs to an inactive item is not f
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import itemgetter
 
 from msgspec import Struct
 
 from core.stock import Hold, Item, Supply
 
+_AT = itemgetter(0)
 
-class Step(Struct, frozen=True, rename="camel"):
+
+class Step(Struct, frozen=True, rename="camel", gc=False):
     """So many can be promised from ``at`` on, until the next step."""
 
     at: datetime
@@ -26,18 +29,25 @@ def project(items: Iterable[Item], supplies: Iterable[Supply], holds: Iterable[H
     A hold that is over and not given back yet counts as given back now.
     """
     free = {item.id: item.on_hand - item.reserved - item.safety_stock for item in items if item.status == "ACTIVE"}
-    gains = [(max(hold.expires_at, now), hold.inventory_item_id, hold.quantity) for hold in holds]
-    gains += [(each.expected_at, each.inventory_item_id, each.quantity) for each in supplies if each.expected_at > now]
-    total = sum(max(units, 0) for units in free.values())
+    gains = [(hold.expires_at, hold.inventory_item_id, hold.quantity) for hold in holds]
+    gains = [gain if gain[0] > now else (now, *gain[1:]) for gain in gains]
+    gains += [(at, each.inventory_item_id, each.quantity) for each in supplies if (at := each.expected_at) > now]
+    gains.sort(key=_AT)  # the supplies are in order already
+    total = sum(units for units in free.values() if units > 0)
     steps = [Step(now, total)]
-    for at, item_id, quantity in sorted(gain for gain in gains if gain[1] in free):
-        before = free[item_id]
-        free[item_id] = before + quantity
-        total += max(before + quantity, 0) - max(before, 0)
-        if at == steps[-1].at:
+    last = now
+    for at, item_id, quantity in gains:
+        if (before := free.get(item_id)) is None:
+            continue
+        after = free[item_id] = before + quantity
+        if after <= 0:  # only makes good what is owed
+            continue
+        total += after if before <= 0 else quantity
+        if at == last:
             steps[-1] = Step(at, total)
-        elif total > steps[-1].quantity_available:
+        else:
             steps.append(Step(at, total))
+            last = at
     return steps
 
 
