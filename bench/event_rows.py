@@ -14,15 +14,16 @@ CONSUMER_CONNECTIONS = 10
 RATE = 500
 _CONNECTIONS = 50
 ALL_RELAYED = "SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)"
+# Materialized, or a planner that knows nothing of new rows counts them all once for each of them.
 _RELAYED = """
-SELECT (count(*) - count(*) FILTER (WHERE published_at = first)) / extract(epoch FROM max(published_at) - min(first))
-  FROM outbox, (SELECT min(published_at) AS first FROM outbox WHERE sequence >= {first}) AS began
- WHERE sequence >= {first}
+  WITH went AS MATERIALIZED (SELECT published_at AS at FROM outbox WHERE sequence >= {first}),
+       began AS MATERIALIZED (SELECT min(at) AS at FROM went)
+SELECT count(*) FILTER (WHERE went.at > began.at) / extract(epoch FROM max(went.at) - min(began.at)) FROM went, began
 """
 _CONSUMED = """
-SELECT (count(*) - count(*) FILTER (WHERE received_at = first)) / extract(epoch FROM max(received_at) - min(first))
-  FROM inbox, (SELECT min(received_at) AS first FROM inbox WHERE event_id = ANY({ids})) AS began
- WHERE event_id = ANY({ids})
+  WITH came AS MATERIALIZED (SELECT received_at AS at FROM inbox WHERE event_id IN ({ids})),
+       began AS MATERIALIZED (SELECT min(at) AS at FROM came)
+SELECT count(*) FILTER (WHERE came.at > began.at) / extract(epoch FROM max(came.at) - min(began.at)) FROM came, began
 """
 _BACKLOG = """
 INSERT INTO outbox
@@ -92,7 +93,7 @@ def consume(rig: Rig) -> Measured:
             before = _known(site, first)
             with site.cpu() as cpu:
                 site.wait_until(f"SELECT count(*) >= {first + count} FROM inbox")
-            ids = f"ARRAY(SELECT 'new-' || n FROM generate_series({first}, {first + count - 1}) AS n)"
+            ids = f"SELECT 'new-' || n FROM generate_series({first}, {first + count - 1}) AS n"
             return Sample(float(site.value(_CONSUMED.format(ids=ids))), cpu.each(max(count - before, 1)))
 
         def bare(connections: int = CONSUMER_CONNECTIONS) -> Sample:
