@@ -24,7 +24,7 @@ _HEADINGS = ("measure", "measured", "baseline", "ratio or value", "floor", "", "
 
 
 class Run(Struct, kw_only=True):
-    """One run of some rows: what was found, in the order of the table, and what failed.
+    """One run of some rows: what was found, and what failed.
 
     A ``quick`` one says that things work; what it reaches is not said to be reached.
     """
@@ -34,6 +34,10 @@ class Run(Struct, kw_only=True):
     began: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     found: dict[str, Measured] = {}
     failed: dict[str, str] = {}
+
+    def in_order(self, rows: Mapping[str, Row]) -> Iterator[tuple[str, Measured]]:
+        """What was found, in the order of the table."""
+        return ((name, self.found[name]) for name in rows if name in self.found)
 
     @property
     def where(self) -> str:
@@ -54,7 +58,7 @@ def print_table(console: Console, run: Run, rows: Mapping[str, Row]) -> None:
     for cells in _cells(run, rows):
         table.add_row(*cells)
     console.print(table)
-    for name, measured in run.found.items():
+    for name, measured in run.in_order(rows):
         cpu = ", ".join(f"{who} {micros:,.0f}" for who, micros in measured.cpu.items())
         said = [f"CPU µs each: {cpu}"] if cpu else []
         for note in (*said, *measured.notes):
@@ -77,17 +81,23 @@ def save(run: Run, rows: Mapping[str, Row], folder: Path) -> Path:
             **msgspec.to_builtins(found),
             "what": found.what or rows[name].what,
         }
-        for name, found in run.found.items()
+        for name, found in run.in_order(rows)
     ]
     document = {"where": run.where, "quick": run.quick, "began": run.began, "rows": measured, "failed": run.failed}
     file.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
     return file
 
 
+def kept(file: Path) -> dict[str, Measured]:
+    """Return what a run that was saved in ``file`` has found."""
+    rows = msgspec.json.decode(file.read_bytes())["rows"]
+    return {row["name"]: msgspec.convert(row, Measured) for row in rows}
+
+
 def publish(run: Run, rows: Mapping[str, Row]) -> None:
     """Draw the chart and put the table into the README, between its two marks."""
     CHART.parent.mkdir(exist_ok=True)
-    CHART.write_text(draw(run.found, rows, caption=run.where, judged=not run.quick), encoding="utf-8")
+    CHART.write_text(draw(dict(run.in_order(rows)), rows, caption=run.where, judged=not run.quick), encoding="utf-8")
     before, rest = README.read_text(encoding="utf-8").split(_BEGIN)
     after = rest.split(_END)[1]
     block = "\n".join((_BEGIN, *_markdown(run, rows), _END))
@@ -106,7 +116,7 @@ def _markdown(run: Run, rows: Mapping[str, Row]) -> Iterator[str]:
 
 
 def _cells(run: Run, rows: Mapping[str, Row]) -> Iterator[tuple[str, ...]]:
-    for name, measured in run.found.items():
+    for name, measured in run.in_order(rows):
         row, value = rows[name], measured.value
         spread = f" ({figure(min(measured.values))}–{figure(max(measured.values))})" if len(measured.values) > 1 else ""
         ratio = f"{shown(row, value)}{spread}"

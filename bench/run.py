@@ -13,7 +13,7 @@ from rich.console import Console
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))  # the servers are the tests' own
 
-from report import RESULTS, Run, print_table, publish, save
+from report import RESULTS, Run, kept, print_table, publish, save
 from rig import FULL, QUICK, Rig
 from rows import ROWS, Row
 
@@ -36,6 +36,11 @@ console = Console(width=None if sys.stdout.isatty() else 170)
 @click.option("--publish", "publishes", is_flag=True, help="Draw docs/bench.svg and put the table into the README.")
 @click.option("--remark", default="", help="What readers of the table should know of this run.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where the run is kept, as JSON.")
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path, exists=True),
+    help="A kept run; its rows stand in for those that are not measured now.",
+)
 @click.option("--list", "lists", is_flag=True, help="Name the rows and measure nothing.")
 def main(
     *,
@@ -45,6 +50,7 @@ def main(
     publishes: bool,
     remark: str,
     results: Path,
+    beside: Path | None,
     lists: bool,
 ) -> None:
     """Measure the service beside its limits and print how it compares."""
@@ -53,10 +59,11 @@ def main(
             click.echo(f"{row.name:<12} {row.what} ({row.unit}{_goals(row)})")
         return
     chosen = {name: row for name, row in ROWS.items() if (name in only or not only) and name not in skip}
-    run = Run(quick=quick, remark=remark)
+    run = Run(quick=quick, remark=remark, found=kept(beside) if beside else {})
     with Rig(QUICK if quick else FULL) as rig:
         for name, row in chosen.items():
             _measure(run, rig, name, row)
+            save(run, ROWS, results)
     print_table(console, run, ROWS)
     console.print(f"Saved in {save(run, ROWS, results)}", highlight=False, soft_wrap=True)
     if publishes:
