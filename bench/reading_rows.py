@@ -12,7 +12,7 @@ from rig import Rig, Site
 from rows import Measured, absolute, alternate, row
 from service import Fleet, Service, token
 
-from core.snapshots import KEPT_MAX
+from core.reading.snapshots import KEPT_MAX
 
 _SUPPLIES = 1_000
 _WRITES_A_SECOND = 5

@@ -12,7 +12,7 @@ import time
 import psutil
 import uvloop
 
-from core.reconciliation import Reconciliation
+from core.reconciling.reconciliation import Reconciliation
 from entrypoints.config import Config
 from entrypoints.wiring import make_container
 from ports.store import Store

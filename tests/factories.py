@@ -7,8 +7,8 @@ from typing import Any
 from polyfactory import PostGenerated, Use
 from polyfactory.factories.msgspec_factory import MsgspecFactory
 
-from core.book import Book
 from core.ids import new_id
+from core.rules.book import Book
 from core.stock import (
     Catalog,
     ExpectedReceipt,

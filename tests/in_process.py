@@ -13,8 +13,8 @@ from litestar.plugins import InitPlugin
 from secrecy import secret
 
 from adapters.tokens.signing import mint
-from core.snapshots import Snapshots
-from core.writer import Writer
+from core.reading.snapshots import Snapshots
+from core.writing.writer import Writer
 from entrypoints.api.app import create_app
 from entrypoints.config import Config
 from entrypoints.wiring import make_container

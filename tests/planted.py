@@ -24,7 +24,7 @@ from core.operations import (
     Ship,
 )
 from core.stock import ExpectedReceipt, Item
-from core.writer import Writer
+from core.writing.writer import Writer
 from ports.store import Store
 
 

@@ -19,10 +19,10 @@ from core.errors import InventoryError
 from core.events import ProductVariant
 from core.findings import Kind, Limits, Run
 from core.operations import EventPolicy, Receive, Reserve, ReserveLine
-from core.reconciliation import Reconciliation
-from core.repairing import Repairer
-from core.survey import CatalogSurvey
-from core.writer import Writer
+from core.reconciling.reconciliation import Reconciliation
+from core.reconciling.repairs import Repairer
+from core.reconciling.survey import CatalogSurvey
+from core.writing.writer import Writer
 from ports.catalog import CatalogProduct
 from ports.store import Store
 

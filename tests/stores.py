@@ -17,7 +17,7 @@ from adapters.memory import MemoryCatalog
 from adapters.registry import connect
 from adapters.sql import tables
 from adapters.sql.store import SqlStore
-from core.book import Book, Cause
+from core.catalog.products import Products
 from core.operations import (
     CreateItem,
     CreateWarehouse,
@@ -30,10 +30,10 @@ from core.operations import (
     ReserveLine,
     Result,
 )
-from core.products import Products
-from core.rules import decide
+from core.rules.book import Book, Cause
+from core.rules.decisions import decide
 from core.stock import Item, Reservation
-from core.writer import Writer
+from core.writing.writer import Writer
 from ports.broker import Message
 from ports.dead_letters import DeadLetter
 from ports.store import Store, StoredAnswer, Transaction, Wanted

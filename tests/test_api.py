@@ -20,10 +20,10 @@ from adapters.memory import MemoryCatalog
 from adapters.tokens.keys import KeyRing
 from adapters.tokens.verifier import Verifier
 from adapters.tokens.watch import KeyWatch
-from core.catalog_watch import CatalogWatch
+from core.catalog.watch import CatalogWatch
 from core.errors import Unavailable
 from core.operations import StockOperation
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.api.app import create_app
 from entrypoints.api.bodies import Batch, decode
 from entrypoints.api.examples import EXAMPLES

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from adapters.handling import Settle, Work, handling
-from core.loop import Loops
+from core.running.loop import Loops
 from entrypoints import process
 from ports.broker import Delivery, Message, Verdict
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from core.book import Book, Cause
 from core.errors import InventoryError, SkuConflict, ValidationFailed
 from core.events import ProductEvent, ProductMetadata, ProductPayload, ProductVariant
 from core.operations import ApplyProductEvent, EventOutcome, EventPolicy, Fulfil, Result
-from core.rules import decide
+from core.rules.book import Book, Cause
+from core.rules.decisions import decide
 from core.stock import Catalog, Item, Product
 
 settings.register_profile("catalog", max_examples=150, deadline=None)

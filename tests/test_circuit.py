@@ -6,7 +6,7 @@ import pytest
 
 from adapters.circuit import LEAST, OPEN_SECONDS, WINDOW, WINDOW_SECONDS, Breaker, Refused
 from adapters.memory import MemoryCatalog
-from core.catalog_watch import CatalogWatch
+from core.catalog.watch import CatalogWatch
 from ports.catalog import Condition
 
 

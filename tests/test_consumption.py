@@ -16,13 +16,13 @@ from msgspec.structs import replace
 from stores import at_work, carry_out, dead_letters, migrated, only, stocked, unasked
 
 from adapters.memory import MemoryBroker
-from core.consumption import ProductEvents, decode
+from core.consuming.consumption import ProductEvents, decode
+from core.consuming.letters import fingerprint_of
 from core.errors import InventoryError, OutcomeUnknown, ProductServiceUnavailable, Unavailable
 from core.events import DEAD_LETTERS, PRODUCT_EXCHANGE, PRODUCT_QUEUE, ProductEvent
-from core.letters import fingerprint_of
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
 from core.stock import Item
-from core.writer import Writer
+from core.writing.writer import Writer
 from ports.broker import Delivery, Message, Verdict
 from ports.dead_letters import DeadLetter, LetterFilter
 from ports.store import ItemFilter, Store
@@ -112,7 +112,7 @@ async def events(store: Store) -> AsyncIterator[ProductEvents]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries are short."""
-    monkeypatch.setattr("core.consumption._PAUSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("core.consuming.consumption._PAUSE_SECONDS_MAX", 0.1)
 
 
 async def handled(events: ProductEvents, message: Message) -> None:
@@ -599,7 +599,7 @@ async def test_an_outage_may_last(monkeypatch: pytest.MonkeyPatch) -> None:
     async def note(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr("core.consumption.asyncio.sleep", note)
+    monkeypatch.setattr("core.consuming.consumption.asyncio.sleep", note)
     away = AbsentStore(times=2_000)  # type: ignore[abstract]
     await handled(ProductEvents(away, MemoryBroker(), Writer(away), unasked(away, POLICY)), sent(b"garbage"))
 

@@ -15,7 +15,9 @@ from stores import at_work, carry_out, migrated, only, stocked, unasked
 
 from adapters.registry import connect
 from core.acts import Act
-from core.dead_letters import DeadLetters
+from core.consuming.dead_letters import DeadLetters
+from core.consuming.letters import letter_of, pause
+from core.consuming.redelivery import Redelivery
 from core.errors import (
     Conflict,
     InventoryError,
@@ -26,14 +28,13 @@ from core.errors import (
     ValidationFailed,
 )
 from core.events import PRODUCT_EXCHANGE
-from core.letters import letter_of, pause
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
-from core.redelivery import Redelivery
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.doctor import _letters
 from ports.broker import Message
 from ports.dead_letters import LetterFilter
-from ports.store import RELAY, ItemFilter, Store
+from ports.outbox import RELAY
+from ports.store import ItemFilter, Store
 
 ACT = Act(actor="alice", reason="it is mended")
 POLICY = EventPolicy(warehouse_ids=("wh_1",))
@@ -334,7 +335,7 @@ async def test_no_try_outlasts_its_claim(store: Store, monkeypatch: pytest.Monke
                 return await asyncio.Future()
             return await writer.submit(request, timeout=timeout)
 
-    monkeypatch.setattr("core.redelivery.TRY_SECONDS", 0.2)
+    monkeypatch.setattr("core.consuming.redelivery.TRY_SECONDS", 0.2)
     async with at_work(store) as writer:
         slow = Redelivery(store, Slow(store, ValueError()), unasked(store, POLICY), process="c1")
         for number in (1, 2):

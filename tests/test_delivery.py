@@ -15,13 +15,13 @@ from adapters.memory import MemoryBroker
 from adapters.registry import connect
 from adapters.sql.tables import time_text
 from core.acts import Act
-from core.delivery import Relay
 from core.errors import Conflict, NotFound, Unavailable
 from core.events import EVENTS_EXCHANGE, OutboxRow
 from core.operations import Receive, Ship
-from core.outbox import Suspects
+from core.publishing.exceptions import Suspects
+from core.publishing.relay import Relay
 from ports.broker import Broker, Message, Receipt
-from ports.outbox import ReplayRange
+from ports.replays import ReplayRange
 from ports.store import Store
 
 

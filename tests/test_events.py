@@ -9,12 +9,12 @@ import pytest
 from factories import ItemFactory, book_of
 
 from core import events
-from core.book import Book, Cause
 from core.events import OutboxRow
 from core.ids import is_id
 from core.operations import Count, Operation, Receive, Release, Reserve, ReserveLine, SetPolicy, Ship
-from core.reservations import expire_due
-from core.rules import decide
+from core.rules.book import Book, Cause
+from core.rules.decisions import decide
+from core.rules.reservations import expire_due
 from core.stock import Reservation
 
 AT = datetime(2023, 5, 20, 10, 15, tzinfo=UTC)

@@ -20,12 +20,13 @@ from stores import carry_out, migrated, stocked
 from adapters.sql import tables
 from adapters.sql.store import SqlStore
 from adapters.tokens.signing import mint
-from core import feed as module
 from core.errors import Unavailable
-from core.feed import WAITING_MAX, Feed, Listener, Wanted
 from core.operations import Receive, Ship
+from core.reading import feed as module
+from core.reading.feed import WAITING_MAX, Feed, Listener, Wanted
 from core.stock import Item
-from ports.store import RELAY, Store
+from ports.outbox import RELAY
+from ports.store import Store
 
 
 class Told(NamedTuple):
@@ -376,8 +377,8 @@ async def test_where_nobody_serves_the_stream_that_is_said(tmp_path: Path) -> No
 
 async def test_who_takes_nothing_is_let_go(store: Store, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client whose connection is full for too long; the others are told on."""
-    monkeypatch.setattr("core.feed.SLOW_SECONDS", 0.2)
-    monkeypatch.setattr("core.feed._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("core.reading.feed.SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("core.reading.feed._LOOK_SECONDS", 0.05)
     await feed.stop()
     await feed.start()
     dropped = asyncio.Event()

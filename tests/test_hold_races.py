@@ -19,11 +19,11 @@ from audit import Row, books, deadlocks
 from service import Fleet, Service, no_broker, token
 from stores import at_work, batch, hold, migrated, only, stocked, submit
 
-from core.expiry import Sweeper
 from core.operations import Receive
-from core.reservations import expire_due
+from core.rules.reservations import expire_due
 from core.stock import Item, Reservation
-from core.writer import Writer
+from core.upkeep.expiry import Sweeper
+from core.writing.writer import Writer
 from ports.store import Store
 
 HOLDS = 40

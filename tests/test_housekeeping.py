@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from stores import carry_out, key, migrated, positions, stocked
 
-from core.housekeeping import Housekeeper
 from core.operations import Ship
+from core.upkeep.housekeeping import Housekeeper
 from ports.store import Store, StoredAnswer
 
 

@@ -16,19 +16,18 @@ from msgspec.structs import replace
 from service import COMMAND, Service, environment
 from stores import at_work, migrated, stocked, unasked
 
-import core.imports
+import core.files.imports
 from adapters.memory import MemoryCatalog
 from adapters.sql.store import SqlStore
 from core.acts import Act
-from core.bulk import Kind
+from core.catalog.products import Products
 from core.errors import Unavailable
-from core.exports import export
-from core.imports import BATCH_ROWS, Imports, TooLarge
+from core.files.exports import export
+from core.files.imports import BATCH_ROWS, Imports, TooLarge
 from core.operations import EventPolicy, Outcome, Request
-from core.products import Products
-from core.writer import Writer
-from ports.imports import Import, ImportOrder, RowError
-from ports.outbox import Lease
+from core.writing.writer import Writer
+from ports.imports import Import, ImportOrder, Kind, RowError
+from ports.leases import Lease
 from ports.store import IMPORTS, ItemFilter, LedgerFilter, Store
 
 ALICE = Act(actor="alice")
@@ -182,7 +181,7 @@ async def test_a_file_that_is_none_is_refused_with_a_reason(store: Store) -> Non
 
 async def test_a_file_that_is_too_large_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused as soon as it is, not when it has come."""
-    monkeypatch.setattr("core.imports.UPLOAD_MAX", 3_000)
+    monkeypatch.setattr("core.files.imports.UPLOAD_MAX", 3_000)
     asked = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -260,7 +259,7 @@ class Slow(Products):
 
 async def test_a_slow_check_keeps_its_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a thousand rows take: or two processes would begin to check again and again."""
-    monkeypatch.setattr(core.imports, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(core.files.imports, "LEASE_SECONDS", 0.3)
     judge = Slow(MemoryCatalog(), store, policy="off", making=EventPolicy())
     async with at_work(store) as writer:
         imports = Imports(store, writer, judge, owner="us")

@@ -10,7 +10,7 @@ from in_process import OPERATOR, Api, ask, serving, token
 from service import Service
 from stores import migrated, stocked
 
-from core.imports import Imports
+from core.files.imports import Imports
 
 RECEIPTS = b"sku,warehouseId,quantity\nA,wh_1,5\nZ,wh_1,5\nA,wh_1,x\n"
 CSV = {"content-type": "text/csv; charset=utf-8"}
@@ -97,7 +97,7 @@ async def test_a_file_comes_in_pieces_and_may_break_off(api: Api, monkeypatch: p
     taken = await ask(api.app, "POST", "/imports", query=b"dryRun=true", headers=bearer, body=[head, *rows])
     assert (taken.status, taken.json()["data"]["bytes"]) == (202, len(head) + 360_000)
 
-    monkeypatch.setattr("core.imports.UPLOAD_MAX", 100_000)
+    monkeypatch.setattr("core.files.imports.UPLOAD_MAX", 100_000)
     large = await ask(api.app, "POST", "/imports", headers=bearer, body=[head, *rows])
     assert (large.status, large.json()["code"]) == (413, "content_too_large")
     gone = await ask(api.app, "POST", "/imports", headers=bearer, body=None)

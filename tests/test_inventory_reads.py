@@ -12,7 +12,6 @@ from stores import carry_out, hold, migrated, stocked
 from adapters.memory import NoCache
 from core.errors import NotFound, Unavailable
 from core.events import ProductEvent, ProductPayload
-from core.inventory import Inventory
 from core.operations import (
     ApplyProductEvent,
     CreateItem,
@@ -25,7 +24,8 @@ from core.operations import (
     Ship,
     UpdateProduct,
 )
-from core.snapshots import Snapshots
+from core.reading.inventory import Inventory
+from core.reading.snapshots import Snapshots
 from core.stock import Item, LeadTime, ProductInventory, Warehouse, WarehouseInventory
 from ports.store import ProductStock, Store
 

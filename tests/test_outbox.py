@@ -16,10 +16,10 @@ from stores import stocked
 
 from core.acts import Act
 from core.events import OutboxRow
-from core.outbox import Replays
+from core.publishing.exceptions import Replays
 from entrypoints.wiring import Relay
 from ports.broker import Broker
-from ports.outbox import Lease
+from ports.leases import Lease
 from ports.store import Store
 
 

@@ -13,7 +13,7 @@ from standin import SECRET as SHARED
 from standin import standing_in
 from stores import dead_letters, only
 
-from core.consumption import ProductEvents
+from core.consuming.consumption import ProductEvents
 from core.events import PRODUCT_EXCHANGE
 from entrypoints.demo.misbehaviour import Misbehaviour
 from entrypoints.demo.product_service import ProductService

@@ -14,13 +14,13 @@ from stores import at_work, carry_out, dead_letters, migrated, only, stocked
 
 from adapters.memory import MemoryBroker, MemoryCatalog
 from adapters.registry import connect
-from core.consumption import ProductEvents, apply, decode
+from core.catalog.products import AGAIN_SECONDS, Policy, Products
+from core.consuming.consumption import ProductEvents, apply, decode
 from core.errors import InventoryError, ProductNotFound, ProductServiceProtocolError, ProductServiceUnavailable
 from core.events import PRODUCT_EXCHANGE, ProductVariant
 from core.operations import CreateWarehouse, EventPolicy, Receive, Request
-from core.products import AGAIN_SECONDS, Policy, Products
 from core.stock import Item
-from core.writer import Writer
+from core.writing.writer import Writer
 from ports.broker import Delivery, Message, Verdict
 from ports.catalog import CatalogProduct
 from ports.store import ItemFilter, Store
@@ -81,7 +81,7 @@ class House:
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     """One that is not patient."""
-    monkeypatch.setattr("core.consumption._PAUSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("core.consuming.consumption._PAUSE_SECONDS_MAX", 0.1)
     async with migrated(f"sqlite:///{tmp_path}/stock.db") as store:
         await carry_out(store, *(CreateWarehouse(id=f"wh_{number}", name="N") for number in (1, 2)))
         async with at_work(store) as writer:
@@ -181,7 +181,7 @@ async def test_an_update_of_a_deleted_product_makes_nothing(house: House) -> Non
 
 async def test_an_outage_fills_no_dead_letters(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that need the Product Service wait for it, however long, and are applied when it is back."""
-    monkeypatch.setattr("core.consumption._TRIES", 2)
+    monkeypatch.setattr("core.consuming.consumption._TRIES", 2)
     house.catalog.put(MUG, RED, BLUE)
     house.catalog.away = True
     waiting = asyncio.create_task(house.tell(event("Created")))
@@ -199,7 +199,7 @@ async def test_an_outage_fills_no_dead_letters(house: House, monkeypatch: pytest
 
 async def test_nonsense_is_parked_when_it_does_not_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that cannot be used is asked for again, then the event is kept with that cause, and nothing made."""
-    monkeypatch.setattr("core.consumption._TRIES", 3)
+    monkeypatch.setattr("core.consuming.consumption._TRIES", 3)
     house.catalog.broken = True
     await house.tell(event("Created"))
 
@@ -288,7 +288,7 @@ async def test_what_was_taken_on_trust_is_checked_when_it_is_back(house: House) 
 
 async def test_what_cannot_be_checked_keeps_nobody_from_its_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is answered with nonsense is asked for again after all others."""
-    monkeypatch.setattr("core.products._CHECKS_AT_ONCE", 1)
+    monkeypatch.setattr("core.catalog.products._CHECKS_AT_ONCE", 1)
     house.catalog.away = True
     for id in ("prod_1", "prod_2"):
         await house.products.admit(id)
@@ -304,7 +304,7 @@ async def test_what_cannot_be_checked_keeps_nobody_from_its_turn(house: House, m
 
 async def test_checks_happen_by_themselves(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every so often, over outages of any length."""
-    monkeypatch.setattr("core.products.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("core.catalog.products.CHECK_SECONDS", 0.01)
     house.catalog.away = True
     await house.products.admit("prod_1")
     await house.products.start()

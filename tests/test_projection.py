@@ -9,8 +9,8 @@ from factories import NOW, ItemFactory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.availability import decide, shipping
-from core.projection import Step, available_by, earliest, project
+from core.reading.availability import decide, shipping
+from core.reading.projection import Step, available_by, earliest, project
 from core.stock import Hold, Item, LeadTime, Supply, Warehouse
 
 HOUR = timedelta(hours=1)

@@ -26,10 +26,10 @@ from adapters.rabbitmq import broker as adapter
 from adapters.rabbitmq import consumer
 from adapters.rabbitmq.broker import open_broker
 from adapters.rabbitmq.connection import backoff, conversation
-from core.delivery import Relay
 from core.errors import Conflict, Unavailable, ValidationFailed
 from core.events import BINDINGS, DEAD_LETTERS, EVENTS_EXCHANGE, EXCHANGES, PRODUCT_EXCHANGE, PRODUCT_QUEUE
 from core.operations import Ship
+from core.publishing.relay import Relay
 from entrypoints.consumer import check_broker
 from ports.broker import Broker, Delivery, Message, Receipt, Verdict
 

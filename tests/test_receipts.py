@@ -8,7 +8,6 @@ import pytest
 from factories import NOW, ItemFactory, ProductFactory, ReceiptFactory, book_of
 from msgspec.structs import replace
 
-from core.book import Book, Cause
 from core.errors import Conflict, NotFound, PreconditionFailed, ValidationFailed
 from core.events import ProductEvent, ProductPayload, ProductVariant
 from core.fields import BALANCE_MAX
@@ -28,7 +27,8 @@ from core.operations import (
     ReceiveExpected,
     Ship,
 )
-from core.rules import decide
+from core.rules.book import Book, Cause
+from core.rules.decisions import decide
 from core.stock import Catalog, ExpectedReceipt, Item, Seen, Supply, Variant, restock_expected
 
 DAY = timedelta(days=1)

@@ -25,7 +25,6 @@ from stores import at_work, hold, migrated, only, stocked, submit
 
 from adapters.registry import connect
 from adapters.sql.store import SqlStore
-from core import reconciliation
 from core.errors import Busy, InventoryError
 from core.findings import OF_CATALOG, PARTS, Finding, Run
 from core.operations import (
@@ -43,10 +42,11 @@ from core.operations import (
     Ship,
     Transfer,
 )
-from core.reconciliation import Reconciliation
+from core.reconciling import reconciliation
+from core.reconciling.reconciliation import Reconciliation
+from core.reconciling.survey import PAGES
 from core.stock import Item, Reservation
-from core.survey import PAGES
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints import reconciler
 from entrypoints.config import Config, SettingError
 from entrypoints.reconcile import Report, _print
@@ -151,7 +151,7 @@ async def test_pages_of_findings_go_on_where_the_last_one_ended(place: Place) ->
 async def test_the_same_is_not_raised_again(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """A second run sees the same and only says when; both say how much there is, and how much of it is new."""
     await plant(place, "a balance", "totals")
-    with caplog.at_level(logging.INFO, "core.reconciliation"):
+    with caplog.at_level(logging.INFO, "core.reconciling.reconciliation"):
         first = await reconcile(place.store)
         before = await place.store.findings(limit=10)
         second = await reconcile(place.store)

@@ -12,7 +12,7 @@ from in_process import ADMIN, OPERATOR, Api, serving
 from planted import Place, plant
 from service import COMMAND, environment
 
-from core.reconciliation import Reconciliation
+from core.reconciling.reconciliation import Reconciliation
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from planted_run import reconciled
 from stores import at_work, carry_out, only, stocked, submit
 
 from adapters.memory import MemoryCatalog
-from core import reconciliation
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.events import ProductEvent, ProductPayload, ProductVariant
 from core.findings import Limits, Repair, Repairs, Run
 from core.operations import Activate, ApplyProductEvent, EventPolicy, ItemPatch, Receive, UpdateItem
-from core.reconciliation import Reconciliation
-from core.repairing import Repairer
-from core.survey import CatalogSurvey
-from core.writer import Writer
+from core.reconciling import reconciliation
+from core.reconciling.reconciliation import Reconciliation
+from core.reconciling.repairs import Repairer
+from core.reconciling.survey import CatalogSurvey
+from core.writing.writer import Writer
 from ports.catalog import CatalogProduct
 from ports.store import Store
 

@@ -7,7 +7,6 @@ import pytest
 from factories import NOW, ItemFactory, ProductFactory, ReservationFactory, WarehouseFactory, book_of, line_of
 from msgspec import UNSET
 
-from core.book import Book, Cause
 from core.errors import (
     AlreadyExists,
     Conflict,
@@ -51,8 +50,9 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.reservations import expire_due
-from core.rules import decide
+from core.rules.book import Book, Cause
+from core.rules.decisions import decide
+from core.rules.reservations import expire_due
 from core.stock import Item, LeadTime, Product, Reservation, Warehouse
 
 R = TypeVar("R")

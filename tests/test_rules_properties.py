@@ -26,7 +26,6 @@ from hypothesis.stateful import (
 )
 from msgspec import UNSET
 
-from core.book import Book, Cause
 from core.errors import InventoryError
 from core.events import OutboxRow
 from core.fields import QUANTITY_MAX
@@ -66,9 +65,10 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.reservations import expire_due
-from core.rules import decide
-from core.sourcing import STRATEGIES
+from core.rules.book import Book, Cause
+from core.rules.decisions import decide
+from core.rules.reservations import expire_due
+from core.rules.sourcing import STRATEGIES
 from core.stock import ExpectedReceipt, Item, Product, Reservation, ReservationLine, StockTransaction
 
 # Explaining a failure takes longer than finding it and says little about a sequence of steps.

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.bulk import CountRow, Format, Kind, ReceiptRow
 from core.errors import ValidationFailed
-from core.sheets import LINE_MAX, Row, Sheet, write_rows
+from core.files.kinds import CountRow, ReceiptRow
+from core.files.sheets import LINE_MAX, Row, Sheet, write_rows
+from ports.imports import Format, Kind
 
 HEAD = b"sku,warehouseId,quantity\n"
 

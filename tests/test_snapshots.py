@@ -14,11 +14,11 @@ from stores import at_work, key, migrated, request, stocked
 
 from adapters.memory import MemoryCache, NoCache
 from core.errors import OutcomeUnknown, Unavailable
-from core.inventory import Inventory
 from core.operations import CreateItem, Expect, Operation, Receive, Ship, UpdateWarehouse, WarehousePatch
-from core.snapshots import Snapshots
+from core.reading.inventory import Inventory
+from core.reading.snapshots import Snapshots
 from core.stock import Item, Warehouse
-from core.writer import Writer
+from core.writing.writer import Writer
 from ports.cache import Cache, Change, Entry
 from ports.store import ProductStock, Store, Transaction
 

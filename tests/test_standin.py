@@ -9,7 +9,7 @@ import pytest
 from standin import sign, standing_in
 
 from adapters.memory import MemoryBroker
-from core.consumption import decode
+from core.consuming.consumption import decode
 from core.events import PRODUCT_EXCHANGE
 from entrypoints.demo.product_service import ProductService
 from ports.broker import Message

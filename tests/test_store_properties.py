@@ -42,7 +42,6 @@ from adapters.sql import tables
 from adapters.sql.store import SqlStore
 from core.errors import InventoryError
 from core.events import OutboxRow, ProductEvent, ProductPayload
-from core.expiry import Sweeper
 from core.operations import (
     AmendExpected,
     ApplyProductEvent,
@@ -61,9 +60,10 @@ from core.operations import (
     Reserve,
     StockChange,
 )
-from core.rules import decide
+from core.rules.decisions import decide
 from core.stock import ExpectedReceipt, Item, Reservation, StockTransaction
-from core.writer import Writer
+from core.upkeep.expiry import Sweeper
+from core.writing.writer import Writer
 from ports.store import Wanted
 
 T = TypeVar("T")

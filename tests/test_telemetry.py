@@ -84,10 +84,10 @@ def test_the_librarys_lines_look_like_ours(stream: StringIO) -> None:
         try:
             raise ValueError("no route to amqp://user:pass@host")
         except ValueError:
-            logging.getLogger("core.delivery").exception("failed on %s", "x", extra={"product_id": "p-1"})
+            logging.getLogger("core.publishing.relay").exception("failed on %s", "x", extra={"product_id": "p-1"})
     [line] = lines(stream)
 
-    assert (line["event"], line["level"], line["logger"]) == ("failed on x", "error", "core.delivery")
+    assert (line["event"], line["level"], line["logger"]) == ("failed on x", "error", "core.publishing.relay")
     assert (line["correlation_id"], line["product_id"]) == ("c-1", "p-1")
     assert "ValueError: no route to amqp://user:***@host" in line["exception"]
 

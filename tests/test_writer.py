@@ -30,7 +30,6 @@ from core.errors import (
     Unavailable,
     ValidationFailed,
 )
-from core.lane import BATCH_OPERATIONS
 from core.operations import (
     Count,
     CreateItem,
@@ -46,7 +45,8 @@ from core.operations import (
     Transfer,
 )
 from core.stock import Item, Reservation, Warehouse
-from core.writer import QUEUE_BYTES, QUEUE_OPERATIONS, Writer
+from core.writing.lane import BATCH_OPERATIONS
+from core.writing.writer import QUEUE_BYTES, QUEUE_OPERATIONS, Writer
 from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
@@ -252,7 +252,7 @@ async def test_two_processes_take_turns_on_one_file(url: str, writer: Writer, st
     program = f"""
 import asyncio
 from core.operations import Receive, Request
-from core.writer import Writer
+from core.writing.writer import Writer
 from adapters.registry import connect
 async def main():
     async with connect("store", {url!r}) as store:

@@ -1,7 +1,7 @@
 """The only ways to change stock: one tagged union of Structs, which are the wire's request bodies as well.
 
-An operation says what is asked; ``rules.py`` decides it, ``writer.py`` makes it durable. Everything that can be refused
-without looking at the stock (ranges, lengths, forbidden characters) is refused here, while decoding.
+An operation says what is asked; ``core/rules`` decides it, ``core/writing`` makes it durable. Everything that can be
+refused without looking at the stock (ranges, lengths, forbidden characters) is refused here, while decoding.
 """
 
 from collections.abc import Sequence

@@ -14,9 +14,9 @@ import rich_click as click
 if TYPE_CHECKING:
     from msgspec import Struct
 
-    from core.bulk import Kind
     from entrypoints.config import Config
     from ports.dead_letters import LetterFilter
+    from ports.imports import Kind
 
 T = TypeVar("T", bound="Struct")
 ROLES = ("product-service", "product-events", "inventory-operator", "inventory-admin", "inventory-service")
@@ -455,7 +455,7 @@ def outbox_replay(config: "Config", *, wait: bool, reason: str, as_json: bool, *
     """Have the relay publish events again, with the same eventIds. Published events are kept 30 days."""
     from core.errors import ValidationFailed
     from entrypoints.outbox import replay
-    from ports.outbox import ReplayRange
+    from ports.replays import ReplayRange
 
     chosen = _converted(bounds, ReplayRange)
     if chosen == ReplayRange():

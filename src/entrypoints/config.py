@@ -20,10 +20,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from adapters.telemetry import HIDDEN, mask
+from core.catalog.products import Policy
 from core.errors import ValidationFailed
 from core.events import Payload
 from core.findings import Repairs
-from core.products import Policy
 
 PREFIX = "INVENTORY_"
 FILE = "inventory.toml"

@@ -9,16 +9,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dishka import AsyncContainer
 
-from core.consumption import ProductEvents
-from core.delivery import Relay
+from core.catalog.products import Products
+from core.consuming.consumption import ProductEvents
+from core.consuming.redelivery import Redelivery
 from core.errors import Conflict
-from core.expiry import Sweeper
-from core.housekeeping import Housekeeper
-from core.imports import Imports
-from core.products import Products
-from core.redelivery import Redelivery
-from core.snapshots import Snapshots
-from core.writer import Writer
+from core.files.imports import Imports
+from core.publishing.relay import Relay
+from core.reading.snapshots import Snapshots
+from core.upkeep.expiry import Sweeper
+from core.upkeep.housekeeping import Housekeeper
+from core.writing.writer import Writer
 from entrypoints import process
 from entrypoints.config import Config
 from entrypoints.wiring import make_container

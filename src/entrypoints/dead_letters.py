@@ -13,11 +13,11 @@ from rich.progress import TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from core.dead_letters import DeadLetters
+from core.catalog.products import Products
+from core.consuming.dead_letters import DeadLetters
+from core.consuming.redelivery import Elsewhere, Redelivery
 from core.errors import NotFound, ValidationFailed
-from core.products import Products
-from core.redelivery import Elsewhere, Redelivery
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.config import Config
 from entrypoints.terminal import NAME, act, console, print_json, progress, run_to_end, time_text, with_store
 from entrypoints.working import at_work

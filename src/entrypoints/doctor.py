@@ -33,7 +33,8 @@ from entrypoints.wiring import connect_catalog, make_verifier
 from ports.broker import Broker
 from ports.cache import Cache
 from ports.catalog import ProductCatalog
-from ports.store import BACKLOG_MAX, Backlog, Store
+from ports.outbox import BACKLOG_MAX, Backlog
+from ports.store import Store
 
 REACH_SECONDS = 3.0
 TRY_SECONDS = 5.0

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from entrypoints.config import Config
 from entrypoints.terminal import act, console, print_json, progress, time_text, with_store
-from ports.outbox import BlockedEvent, Replay, ReplayRange
-from ports.store import Backlog, Store
+from ports.outbox import Backlog
+from ports.replays import BlockedEvent, Replay, ReplayRange
+from ports.store import Store
 
 _SHOWN_MAX = 1_000
 _POLL_SECONDS = 0.5

@@ -16,7 +16,7 @@ import structlog
 
 from adapters.telemetry import configure_logging
 from core.errors import Conflict, InventoryError
-from core.loop import has_failed
+from core.running.loop import has_failed
 from entrypoints.config import Config
 from ports.store import Store
 

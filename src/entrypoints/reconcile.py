@@ -17,8 +17,8 @@ from rich.text import Text
 from core.errors import NotFound
 from core.findings import Finding, Repair, Run, Tally
 from core.ids import new_id
-from core.reconciliation import REPAIR, Reconciliation
-from core.reconciliation import Progress as Told
+from core.reconciling.reconciliation import REPAIR, Reconciliation
+from core.reconciling.reconciliation import Progress as Told
 from entrypoints.config import Config, check_processes
 from entrypoints.consumer import start_writing
 from entrypoints.terminal import (

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dishka import AsyncContainer
 
-from core.reconciliation import Reconciliation
+from core.reconciling.reconciliation import Reconciliation
 from entrypoints import process
 from entrypoints.config import Config, SettingError
 from entrypoints.consumer import start_writing

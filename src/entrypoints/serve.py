@@ -21,9 +21,9 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from adapters.tokens.watch import KeyWatch
-from core.catalog_watch import CatalogWatch
+from core.catalog.watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
-from core.feed import Feed
+from core.reading.feed import Feed
 from entrypoints import process
 from entrypoints.api.app import create_app
 from entrypoints.api.health import say_leaving

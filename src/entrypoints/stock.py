@@ -10,14 +10,13 @@ from rich.progress import TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from core.bulk import Format, Kind
-from core.exports import export
-from core.imports import Imports
-from core.sheets import write_rows
+from core.files.exports import export
+from core.files.imports import Imports
+from core.files.sheets import write_rows
 from entrypoints.config import Config
 from entrypoints.terminal import act, console, print_json, progress, run_to_end, time_text, with_store
 from entrypoints.working import at_work
-from ports.imports import PART_BYTES, Import, ImportOrder, RowError
+from ports.imports import PART_BYTES, Format, Import, ImportOrder, Kind, RowError
 from ports.store import ItemFilter, Store
 
 _SHOWN_MAX = 100

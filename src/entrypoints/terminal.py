@@ -18,7 +18,8 @@ from adapters.telemetry import configure_logging
 from core.acts import Act
 from core.errors import ValidationFailed
 from entrypoints.config import Config
-from ports.store import RELAY, Store
+from ports.outbox import RELAY
+from ports.store import Store
 
 NAME = "inventory-cli"
 """Who a command is, to whoever reads what was done."""

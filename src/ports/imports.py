@@ -7,9 +7,11 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from core.acts import Act
-from core.bulk import Format, Kind
 from core.fields import Word
-from ports.outbox import Lease
+from ports.leases import Lease
+
+Kind = Literal["warehouses", "items", "receipts", "counts"]
+Format = Literal["csv", "jsonl"]
 
 ImportStatus = Literal["UPLOADING", "QUEUED", "CHECKING", "IMPORTING", "DONE", "REFUSED", "CANCELLED"]
 PART_BYTES = 256 * 1024

@@ -1,134 +1,64 @@
-"""Events that cannot go out, and events that are to go out again: the exceptions of the relay's work.
+"""The outbox: committed events on their way to the broker, and the stream of those that went out."""
 
-The part of the store that keeps them; what the relay does all day is in ``ports/store.py``.
-"""
-
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-from core.acts import Act
 from core.events import OutboxRow
-from core.fields import Instant, Level, ProductId, in_utc
+from ports.leases import Lease
 
-ReplayStatus = Literal["RUNNING", "DONE", "CANCELLED"]
-
-
-class Lease(Struct, frozen=True):
-    """A right to do something alone, until ``owner`` stops renewing it. ``token`` rises with every change of owner."""
-
-    name: str
-    owner: str
-    token: int
+BACKLOG_MAX = 10_000
+RELAY = "relay"
+"""The lease of the relay, which counts the positions of the stream."""
 
 
-class BlockedEvent(Struct, frozen=True, rename="camel", kw_only=True):
-    """An event that no broker takes. It holds back ``waiting`` events, all of its own product."""
+class Backlog(Struct, frozen=True):
+    """The events that wait to be published: how many, ``BACKLOG_MAX`` standing for more, and since when."""
 
-    event_id: str
-    event_type: str
-    product_id: str
-    sequence: int
-    bytes: int
-    reason: str
-    created_at: datetime
-    blocked_at: datetime
-    waiting: int
-
-
-class ReplayRange(Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True):
-    """Which published events: all bounds narrow, the first of two included; ``until`` is excluded."""
-
-    from_position: Level | None = None
-    to_position: Level | None = None
-    since: Instant | None = None
-    until: Instant | None = None
-    product_id: ProductId | None = None
-
-    def __post_init__(self) -> None:
-        in_utc(self, "since", "until")
-
-
-class Replay(Struct, frozen=True, rename="camel", kw_only=True):
-    """Published events going out again, with the same eventIds, in the order of their positions.
-
-    ``position`` is the last one that went out again, ``published`` how many of ``total`` did.
-    """
-
-    id: str
-    status: ReplayStatus
-    actor: str
-    reason: str | None
-    product_id: str | None
-    from_position: int
-    to_position: int
-    position: int
-    total: int
-    published: int
-    started_at: datetime
-    ended_at: datetime | None
+    count: int
+    oldest_at: datetime | None
 
 
 class OutboxStore(Protocol):
-    """Where the outbox's exceptions are kept. What takes a lease does nothing once that is another's (fencing)."""
+    """Where events wait; each of a relay's steps is a short transaction of its own."""
 
-    async def block(self, lease: Lease, row: OutboxRow, reason: str) -> bool:
-        """Let ``pending`` leave out the event, and its product's later ones, until it is released.
+    async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
+        """Return unpublished events: products with a waiting critical event first, then the oldest (rules R17, R18).
 
-        Returns False, having done nothing, when ``lease`` is no longer ours.
+        Each product's come from its lowest sequence on, in order. Products in ``skip`` are left out.
         """
         ...
 
-    async def blocked(self, limit: int) -> list[BlockedEvent]:
-        """Return the blocked events, the longest blocked first."""
-        ...
+    async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
+        """Give published rows the next positions of the stream, in the order given (rule R22).
 
-    async def release_blocked(self, event_id: str, act: Act, *, skip: bool) -> BlockedEvent:
-        """Have a blocked event tried again, or, to ``skip`` it, never published; then its product's events go on.
-
-        Raises:
-            NotFound: there is no blocked event of that id (any more).
+        Returns False, marking nothing, when ``lease`` is no longer ours (fencing).
         """
         ...
 
-    async def begin_replay(self, chosen: ReplayRange, act: Act) -> Replay:
-        """Have published events published again by whoever relays.
+    async def position(self) -> int:
+        """Return the position of the last published event, 0 before the first."""
+        ...
 
-        Raises:
-            Conflict: no published event that is still kept is in the range.
+    async def published(self, after: int, *, limit: int) -> list[OutboxRow]:
+        """Return published events beyond a position, in the order of theirs.
+
+        Everything at or before the last one's position is published; what is no longer kept leaves a gap at the
+        beginning.
         """
         ...
 
-    async def open_replay(self) -> Replay | None:
-        """Return the oldest replay that has not ended."""
+    async def backlog(self) -> Backlog:
+        """Measure what waits to be published. Cheap at any length."""
         ...
 
-    async def replayed(self, replay: Replay, limit: int) -> list[OutboxRow]:
-        """Return the next events of a replay."""
+    async def announce(self) -> None:
+        """Wake the relay, wherever it runs. Best effort: polling is the net (rule R18)."""
         ...
 
-    async def advance_replay(self, lease: Lease, replay: Replay, rows: Sequence[OutboxRow]) -> bool:
-        """Record that these went out again, or, none, that it is done.
-
-        Returns False, having done nothing, when ``lease`` is no longer ours.
-        """
-        ...
-
-    async def cancel_replay(self, id: str, act: Act) -> Replay:
-        """End a replay.
-
-        Raises:
-            NotFound: there is none of that id.
-            Conflict: it has ended.
-        """
-        ...
-
-    async def replay(self, id: str) -> Replay | None:
-        """Return a replay as it stands."""
-        ...
-
-    async def replays(self, limit: int) -> list[Replay]:
-        """Return the last replays, newest first."""
+    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Yield once for every announcement, several in quick succession counting as one; best effort."""
         ...

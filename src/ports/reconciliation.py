@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from core.acts import Act
 from core.findings import Discrepancy, Finding, Part, Repair, Repairs, Run, Tally, Trigger
-from ports.outbox import Lease
+from ports.leases import Lease
 
 RECONCILIATION = "reconciliation"
 """The lease of whoever reconciles."""

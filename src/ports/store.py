@@ -1,31 +1,29 @@
 """The store: stock, ledger, outbox and stored answers in one database, so that one commit covers them all.
 
 Its shape comes from group commit. A ``Transaction`` locks many products at once, loads and saves sets of rows, and is
-committed by leaving its block; ``core/writer.py`` is its only user. Everything else here is a read, or a small step of
-the relay, each in a short transaction of its own.
+committed by leaving its block; ``core/writing`` is its only user. Everything else is a read or a small step in a short
+transaction of its own; what has a story of its own (the outbox, leases, dead letters, …) has a module beside.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
-from core.book import Book
-from core.events import OutboxRow
 from core.operations import IdempotencyKey
+from core.rules.book import Book
 from core.stock import Balance, ExpectedReceipt, Hold, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
 from ports.imports import ImportStore
-from ports.outbox import Lease, OutboxStore
+from ports.leases import LeaseStore
+from ports.outbox import OutboxStore
 from ports.product_records import ProductRecords
 from ports.reconciliation import ReconciliationStore
+from ports.replays import ReplayStore
 
 T = TypeVar("T")
-BACKLOG_MAX = 10_000
-RELAY = "relay"
-"""The lease of the relay, which counts the positions of the stream."""
 IMPORTS = "import"
 """The lease of whoever carries out imports, and the issuer of the idempotency keys used for it."""
 
@@ -178,14 +176,9 @@ class Condition(Struct, frozen=True):
     read_only: bool
 
 
-class Backlog(Struct, frozen=True):
-    """The events that wait to be published: how many, ``BACKLOG_MAX`` standing for more, and since when."""
-
-    count: int
-    oldest_at: datetime | None
-
-
-class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, ReconciliationStore, Protocol):
+class Store(
+    OutboxStore, ReplayStore, DeadLetterStore, ProductRecords, ImportStore, ReconciliationStore, LeaseStore, Protocol
+):
     """The database behind the service. Every statement has a deadline; a database that is away is ``Unavailable``."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
@@ -281,54 +274,6 @@ class Store(DeadLetterStore, OutboxStore, ProductRecords, ImportStore, Reconcili
 
     async def warehouses(self) -> tuple[Warehouse, ...]:
         """Return every warehouse, by priority, then id."""
-        ...
-
-    # -- the relay's steps -------------------------------------------------------------------------------------------
-
-    async def acquire(self, name: str, owner: str, *, seconds: float) -> Lease | None:
-        """Take or renew the lease ``name`` for ``seconds`` on the database's clock; None while another holds it."""
-        ...
-
-    async def release(self, lease: Lease) -> None:
-        """Give a lease back, if it is still ours."""
-        ...
-
-    async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
-        """Return unpublished events: products with a waiting critical event first, then the oldest (rules R17, R18).
-
-        Each product's come from its lowest sequence on, in order. Products in ``skip`` are left out.
-        """
-        ...
-
-    async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
-        """Give published rows the next positions of the stream, in the order given (rule R22).
-
-        Returns False, marking nothing, when ``lease`` is no longer ours (fencing).
-        """
-        ...
-
-    async def position(self) -> int:
-        """Return the position of the last published event, 0 before the first."""
-        ...
-
-    async def published(self, after: int, *, limit: int) -> list[OutboxRow]:
-        """Return published events beyond a position, in the order of theirs.
-
-        Everything at or before the last one's position is published; what is no longer kept leaves a gap at the
-        beginning.
-        """
-        ...
-
-    async def backlog(self) -> Backlog:
-        """Measure what waits to be published. Cheap at any length."""
-        ...
-
-    async def announce(self) -> None:
-        """Wake the relay, wherever it runs. Best effort: polling is the net (rule R18)."""
-        ...
-
-    def announcements(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
-        """Yield once for every announcement, several in quick succession counting as one; best effort."""
         ...
 
     # -- housekeeping ------------------------------------------------------------------------------------------------

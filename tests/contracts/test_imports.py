@@ -7,11 +7,11 @@ from msgspec.structs import replace
 from stores import key, only, stocked
 
 from core.acts import Act
-from core.book import Book
 from core.errors import Conflict, NotFound
 from core.operations import IdempotencyKey
+from core.rules.book import Book
 from ports.imports import Import, ImportOrder, RowError
-from ports.outbox import Lease
+from ports.leases import Lease
 from ports.store import IMPORTS, Store, StoredAnswer, Wanted
 
 ALICE = Act(actor="alice")

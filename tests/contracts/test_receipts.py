@@ -7,7 +7,6 @@ import pytest
 from msgspec.structs import replace
 from stores import batch, carry_out, only, stocked
 
-from core.book import Cause
 from core.errors import ValidationFailed
 from core.operations import (
     AmendExpected,
@@ -19,7 +18,8 @@ from core.operations import (
     ReceiveExpected,
     Ship,
 )
-from core.rules import decide
+from core.rules.book import Cause
+from core.rules.decisions import decide
 from core.stock import ExpectedReceipt, Item, Supply
 from ports.store import ItemFilter, ReceiptFilter, Store
 

@@ -35,23 +35,14 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.reservations import expire_due
-from core.rules import decide
+from core.rules.decisions import decide
+from core.rules.reservations import expire_due
 from core.stock import Hold, Item, LeadTime, Reservation
 from ports.broker import Message
 from ports.dead_letters import DeadLetter
-from ports.outbox import Lease
-from ports.store import (
-    BACKLOG_MAX,
-    Backlog,
-    ItemFilter,
-    LedgerFilter,
-    ProductStock,
-    ReservationFilter,
-    Store,
-    StoredAnswer,
-    Wanted,
-)
+from ports.leases import Lease
+from ports.outbox import BACKLOG_MAX, Backlog
+from ports.store import ItemFilter, LedgerFilter, ProductStock, ReservationFilter, Store, StoredAnswer, Wanted
 
 ANYTHING = ItemFilter()
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)

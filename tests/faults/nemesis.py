@@ -18,7 +18,7 @@ from proxy import ACK, COMMIT, COMMITTED, DELIVER, PUBLISH, Cut, Proxy
 from service import Service
 from services import Postgres, RabbitMQ
 
-from core.delivery import LEASE_SECONDS
+from core.publishing.relay import LEASE_SECONDS
 
 PAUSE_SECONDS = (1.0, 4.0)
 

@@ -19,7 +19,7 @@ from service import Fleet, Service, migrate
 from services import RabbitMQ
 from tap import check_stream, everything_published, tap, waiting
 
-from core.delivery import LEASE_SECONDS
+from core.publishing.relay import LEASE_SECONDS
 
 pytestmark = pytest.mark.services
 

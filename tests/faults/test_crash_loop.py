@@ -25,9 +25,9 @@ LIVES_MAX = 12
 CONSUMER = """
 import asyncio, os, sys
 from adapters.registry import connect
-from core.consumption import ProductEvents
+from core.consuming.consumption import ProductEvents
 from core.operations import EventPolicy
-from core.writer import Writer
+from core.writing.writer import Writer
 from stores import unasked
 
 class Mortal(Writer):

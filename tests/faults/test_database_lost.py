@@ -19,7 +19,7 @@ from adapters.registry import connect
 from core.errors import OutcomeUnknown, Unavailable
 from core.operations import CreateWarehouse, Receive, StockChange
 from core.stock import Item
-from core.writer import Writer
+from core.writing.writer import Writer
 
 pytestmark = pytest.mark.services
 

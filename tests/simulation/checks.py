@@ -9,10 +9,10 @@ from simulation.broker import Exchange
 from simulation.database import Database
 from simulation.traffic import Asked, Traffic
 
-from core.catalog import merged
 from core.errors import InventoryError
 from core.events import OutboxRow
 from core.operations import Outcome, Reserve, StockChange
+from core.rules.product_events import merged
 from core.stock import Catalog, Reservation, StockTransaction
 
 

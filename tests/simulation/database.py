@@ -14,11 +14,11 @@ from simulation.letters import Letters
 from simulation.virtual import EPOCH, Process
 from simulation.world import World
 
-from core.book import Book
 from core.errors import AlreadyExists, SkuConflict
 from core.events import OutboxRow
+from core.rules.book import Book
 from core.stock import Item, Product, Reservation, StockTransaction, Warehouse
-from ports.outbox import Lease
+from ports.leases import Lease
 from ports.store import StoredAnswer
 
 T = TypeVar("T")

@@ -7,17 +7,17 @@ from typing import Any
 from msgspec.structs import replace
 from simulation.database import Database
 
-from core.batch import Batch
-from core.book import Cause
-from core.consumption import ProductEvents
-from core.delivery import Relay
+from core.consuming.consumption import ProductEvents
+from core.consuming.redelivery import Redelivery
 from core.errors import OutcomeUnknown
 from core.events import OutboxRow
 from core.operations import Operation, Outcome, Request
-from core.outbox import message_of
-from core.redelivery import Redelivery
-from core.snapshots import Snapshots
-from core.writer import Writer
+from core.publishing.exceptions import message_of
+from core.publishing.relay import Relay
+from core.reading.snapshots import Snapshots
+from core.rules.book import Cause
+from core.writing.batch import Batch
+from core.writing.writer import Writer
 
 
 @contextmanager

@@ -14,15 +14,15 @@ from simulation.virtual import Process
 from simulation.world import World
 
 from adapters.memory import MemoryCatalog
-from core.book import Book
-from core.consumption import ProductEvents
-from core.delivery import Relay
-from core.expiry import Sweeper
+from core.catalog.products import Products
+from core.consuming.consumption import ProductEvents
+from core.consuming.redelivery import Redelivery
 from core.operations import EventPolicy
-from core.products import Products
-from core.redelivery import Redelivery
-from core.snapshots import Snapshots
-from core.writer import Writer
+from core.publishing.relay import Relay
+from core.reading.snapshots import Snapshots
+from core.rules.book import Book
+from core.upkeep.expiry import Sweeper
+from core.writing.writer import Writer
 
 WAREHOUSES = ("wh_1", "wh_2")
 _BACK_SECONDS = 1.5

@@ -15,7 +15,7 @@ from core.errors import InventoryError, OutcomeUnknown, Unavailable
 from core.events import OutboxRow
 from core.stock import LOW_STOCK_THRESHOLD, Catalog, Item, Product, Warehouse
 from ports.dead_letters import Claimed, DeadLetter, Settlement
-from ports.outbox import Lease
+from ports.leases import Lease
 from ports.store import ProductStock
 
 T = TypeVar("T")

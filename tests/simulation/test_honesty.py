@@ -34,7 +34,7 @@ from core.operations import (
     Transfer,
 )
 from core.stock import Item, Reservation
-from core.writer import Writer
+from core.writing.writer import Writer
 
 PRODUCTS = ("prod_a", "prod_b", "prod_new")
 HOUSES = ("wh_1", "wh_2")

@@ -12,9 +12,9 @@ from simulation.database import Database, changed
 from simulation.virtual import Process
 from simulation.world import World
 
-from core.book import Book
 from core.errors import Busy, OutcomeUnknown, Unavailable
 from core.operations import IdempotencyKey
+from core.rules.book import Book
 from ports.store import StoredAnswer, Wanted
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from sqlalchemy import Table
 
 from adapters.sql import tables
 from adapters.sql.database import Change, Insert, Row, Update
-from core.book import Book
 from core.events import OutboxRow, ProductEvent
 from core.operations import EventOutcome
+from core.rules.book import Book
 from core.stock import ExpectedReceipt, Item, Product, Reservation, ReservationLine, StockTransaction, Warehouse
 from ports.store import StoredAnswer
 

@@ -17,7 +17,7 @@ from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.ids import new_id
 from ports.imports import Import, ImportOrder, RowError
-from ports.outbox import Lease
+from ports.leases import Lease
 
 _IMPORT, _PART, _ERROR = tables.stock_import, tables.stock_import_part, tables.stock_import_error
 _COLUMNS = tuple(_IMPORT.c[name] for name in Import.__struct_fields__)

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
 from adapters.sql.database import Database, upsert
-from ports.outbox import Lease
+from ports.leases import Lease
 
 
 class SqlLeases:

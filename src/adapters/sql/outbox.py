@@ -10,8 +10,8 @@ from adapters.sql import tables
 from adapters.sql.database import Database, Query, Update
 from adapters.sql.leases import held
 from core.events import OutboxRow
-from ports.outbox import Lease
-from ports.store import BACKLOG_MAX, RELAY, Backlog
+from ports.leases import Lease
+from ports.outbox import BACKLOG_MAX, RELAY, Backlog
 
 _OUTBOX = tuple(tables.outbox.c[name] for name in OutboxRow.__struct_fields__ if name != "position")
 _PENDING = tables.outbox.c.published_at.is_(None)

@@ -18,7 +18,7 @@ from adapters.sql.leases import holds, lock
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.findings import NATURES, SEEN_IN, Discrepancy, Finding, Part, Repair, Repairs, Run, Tally, Trigger
-from ports.outbox import Lease
+from ports.leases import Lease
 from ports.reconciliation import RECONCILIATION, ComparedPage
 
 _OPEN = ("REQUESTED", "RUNNING")

@@ -15,8 +15,9 @@ from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.events import OutboxRow
 from core.ids import new_id
-from ports.outbox import BlockedEvent, Lease, Replay, ReplayRange
-from ports.store import RELAY
+from ports.leases import Lease
+from ports.outbox import RELAY
+from ports.replays import BlockedEvent, Replay, ReplayRange
 
 _OUTBOX = tables.outbox
 _REPLAY = tables.outbox_replay

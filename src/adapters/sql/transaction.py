@@ -14,8 +14,8 @@ from adapters.sql.changes import KEY, changes_of
 from adapters.sql.comparisons import came, of_products
 from adapters.sql.database import Database, Query, Row
 from adapters.sql.faults import is_left_behind
-from core.book import Book, Evidence
 from core.operations import IdempotencyKey
+from core.rules.book import Book, Evidence
 from core.stock import (
     Catalog,
     ExpectedReceipt,

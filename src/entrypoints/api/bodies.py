@@ -21,8 +21,8 @@ from msgspec import Meta, Struct
 
 from adapters.tokens.verifier import Principal
 from core.errors import ValidationFailed
-from core.lane import BATCH_OPERATIONS
 from core.operations import StockOperation
+from core.writing.lane import BATCH_OPERATIONS
 from entrypoints.api.headers import header
 from entrypoints.api.problems import RequestTimeout, UnsupportedMediaType, readable
 

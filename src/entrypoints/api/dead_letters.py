@@ -12,7 +12,7 @@ from litestar.plugins import InitPlugin
 from msgspec import Meta, Struct
 
 from core.acts import Act
-from core.dead_letters import DeadLetters
+from core.consuming.dead_letters import DeadLetters
 from core.errors import NotFound, ValidationFailed
 from core.fields import Id as IdField
 from core.fields import Text

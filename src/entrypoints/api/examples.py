@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from core.availability import Availability, Counted, Explanation, ProductAvailability
-from core.catalog_watch import CatalogHealth
+from core.catalog.watch import CatalogHealth
+from core.consuming.reception import EventStatus
 from core.errors import (
     AlreadyExists,
     Conflict,
@@ -34,8 +34,8 @@ from core.errors import (
 )
 from core.events import EVENT_VERSION, SOURCE, Event, Metadata, OutOfStock
 from core.operations import StockChange
-from core.projection import Step
-from core.reception import EventStatus
+from core.reading.availability import Availability, Counted, Explanation, ProductAvailability
+from core.reading.projection import Step
 from core.stock import (
     Balance,
     Catalog,

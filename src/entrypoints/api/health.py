@@ -19,7 +19,7 @@ from litestar.plugins import InitPlugin
 from msgspec import Struct
 
 from adapters.tokens.watch import KeyWatch
-from core.catalog_watch import CatalogWatch
+from core.catalog.watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from entrypoints.api.replies import Reply, answers, ok
 from ports.broker import Broker

@@ -11,11 +11,11 @@ from litestar.params import FromPath
 from litestar.plugins import InitPlugin
 from litestar.types import Receive, Scope, Send
 
-from core.bulk import EXPORTS, Format, Kind
 from core.errors import NotFound, ValidationFailed
-from core.exports import export
-from core.imports import Imports, TooLarge
-from core.sheets import write_rows
+from core.files.exports import export
+from core.files.imports import Imports, TooLarge
+from core.files.kinds import EXPORTS
+from core.files.sheets import write_rows
 from entrypoints.api.bodies import BODY_SECONDS, Strict
 from entrypoints.api.dead_letters import Decision, act
 from entrypoints.api.headers import header
@@ -38,7 +38,7 @@ from entrypoints.api.parameters import (
 )
 from entrypoints.api.problems import ContentTooLarge, RequestTimeout, UnsupportedMediaType
 from entrypoints.api.replies import Reply, answers, ok, page
-from ports.imports import Import, ImportOrder, RowError
+from ports.imports import Format, Import, ImportOrder, Kind, RowError
 from ports.store import ItemFilter, Page, Store
 
 AnyRequest = Request[Any, Any, Any]

@@ -12,7 +12,7 @@ from entrypoints.api.outbox import OutboxState
 from entrypoints.api.reconciliation import RunReport
 from ports.dead_letters import Attempt, Letter, LetterDetail, LetterGroup, Retry
 from ports.imports import Import, RowError
-from ports.outbox import BlockedEvent, Replay
+from ports.replays import BlockedEvent, Replay
 
 BODIES: dict[str, dict[str, dict[str, Any]]] = {
     "retryDeadLetter": {"the cause is gone": {"reason": "SKU released by the other product"}},

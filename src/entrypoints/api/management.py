@@ -5,8 +5,8 @@ from litestar import get, patch, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
+from core.catalog.products import Products
 from core.errors import NotFound
-from core.inventory import Inventory
 from core.operations import (
     CreateItem,
     CreateWarehouse,
@@ -17,9 +17,9 @@ from core.operations import (
     UpdateWarehouse,
     WarehousePatch,
 )
-from core.products import Products
+from core.reading.inventory import Inventory
 from core.stock import Balance, Item, Product, ProductBalance, Warehouse
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.headers import if_match, knows
 from entrypoints.api.parameters import (

@@ -11,7 +11,7 @@ from msgspec import Struct
 from core.errors import InventoryError, NotFound
 from core.operations import Outcome, StockChange, StockOperation
 from core.stock import StockTransaction
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.api.bodies import AnyRequest, Batch, Strict
 from entrypoints.api.parameters import (
     ActorFilter,

@@ -14,7 +14,7 @@ from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.dead_letters import Decision, act
 from entrypoints.api.parameters import EventId, Id, Limit
 from entrypoints.api.replies import Reply, answers, ok, page
-from ports.outbox import BlockedEvent, Replay, ReplayRange
+from ports.replays import BlockedEvent, Replay, ReplayRange
 from ports.store import Page, Store
 
 _REPLAY = answers(Replay, name="ReplaySuccess")

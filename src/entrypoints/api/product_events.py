@@ -8,8 +8,8 @@ from litestar import Request, get, post
 from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 
+from core.consuming.reception import EventStatus, Reception
 from core.events import ProductEvent
-from core.reception import EventStatus, Reception
 from entrypoints.api.bodies import Strict
 from entrypoints.api.parameters import EventId
 from entrypoints.api.replies import Reply, answers, ok

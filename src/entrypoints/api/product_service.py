@@ -10,7 +10,7 @@ from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from msgspec import Struct
 
-from core.catalog_watch import CatalogHealth, CatalogWatch
+from core.catalog.watch import CatalogHealth, CatalogWatch
 from core.fields import Text
 from entrypoints.api.bodies import Strict
 from entrypoints.api.dead_letters import act

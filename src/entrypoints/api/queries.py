@@ -9,8 +9,8 @@ from litestar.config.app import AppConfig
 from litestar.plugins import InitPlugin
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from core.availability import Availability, ProductAvailability
-from core.inventory import Answer, Inventory, Question
+from core.reading.availability import Availability, ProductAvailability
+from core.reading.inventory import Answer, Inventory, Question
 from core.stock import ProductInventory
 from entrypoints.api.headers import knows
 from entrypoints.api.parameters import By, CheckAllWarehouses, Explain, Id, ProductId, Quantity, SkuChoice, instant

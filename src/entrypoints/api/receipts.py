@@ -12,7 +12,7 @@ from core.errors import NotFound
 from core.fields import Text
 from core.operations import AmendExpected, CancelExpected, Expect, ExpectedPatch, ReceiveBody, ReceiveExpected
 from core.stock import ExpectedReceipt
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.headers import if_match
 from entrypoints.api.parameters import (

@@ -10,7 +10,7 @@ from core.errors import NotFound
 from core.fields import Text
 from core.operations import Confirm, Extend, ExtendBody, Fulfil, FulfilBody, Release, Reserve
 from core.stock import Reservation
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.api.bodies import AnyRequest, Strict
 from entrypoints.api.parameters import (
     ConfirmedBefore,

@@ -16,7 +16,7 @@ from litestar.types import Receive, Scope, Send
 from adapters.tokens.verifier import Principal
 from core.errors import ValidationFailed
 from core.events import Event
-from core.feed import Feed, Listener, Wanted
+from core.reading.feed import Feed, Listener, Wanted
 from entrypoints.api.headers import header
 from entrypoints.api.parameters import EventKind, ProductFilter, WarehouseFilter
 from entrypoints.api.replies import Reply

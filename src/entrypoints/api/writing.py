@@ -7,7 +7,7 @@ from litestar import Request
 from core.errors import InventoryError, ValidationFailed
 from core.operations import AmendExpected, Operation, Outcome, UpdateItem, UpdateWarehouse
 from core.operations import Request as Submission
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.api.headers import header, idempotency_key
 
 _VERSIONED = (UpdateItem, UpdateWarehouse, AmendExpected)

@@ -21,7 +21,7 @@ from adapters.tokens.keys import KeyRing
 from adapters.tokens.signing import mint, split_secrets
 from adapters.tokens.verifier import Verifier
 from core.events import EVENTS_EXCHANGE
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints import process, serve
 from entrypoints.config import Config, load, with_secret
 from entrypoints.demo import samples

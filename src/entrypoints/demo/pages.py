@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Struct
 
-from core.availability import DisplayStatus
+from core.reading.availability import DisplayStatus
 from entrypoints.demo.goods import StoredProduct
 from entrypoints.demo.product_inventory import ShownAvailability
 

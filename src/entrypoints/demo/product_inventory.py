@@ -18,8 +18,8 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from core.availability import DisplayStatus
 from core.errors import InventoryError
+from core.reading.availability import DisplayStatus
 from core.stock import ProductInventory
 
 LOW_STOCK_THRESHOLD = 10

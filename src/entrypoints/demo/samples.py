@@ -11,7 +11,7 @@ from core.errors import InventoryError
 from core.events import ProductVariant
 from core.operations import CreateItem, CreateWarehouse, Expect, Operation, Request, Reserve, ReserveLine
 from core.stock import Item, LeadTime
-from core.writer import Writer
+from core.writing.writer import Writer
 from entrypoints.demo.goods import StoredProduct
 from ports.store import ItemFilter, Store
 

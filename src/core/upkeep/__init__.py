@@ -1,0 +1,1 @@
+"""What is over: holds that run out, records whose time has passed."""
