@@ -14,7 +14,18 @@ from stores import at_work, key, migrated, request, stocked
 
 from adapters.memory import MemoryCache, NoCache
 from core.errors import OutcomeUnknown, Unavailable
-from core.operations import CreateItem, Expect, Operation, Receive, Ship, UpdateWarehouse, WarehousePatch
+from core.events import ProductEvent, ProductPayload
+from core.operations import (
+    ApplyProductEvent,
+    CreateItem,
+    EventPolicy,
+    Expect,
+    Operation,
+    Receive,
+    Ship,
+    UpdateWarehouse,
+    WarehousePatch,
+)
 from core.reading.inventory import Inventory
 from core.reading.snapshots import Snapshots
 from core.stock import Item, Warehouse
@@ -209,6 +220,27 @@ async def test_what_was_done_by_the_dead_is_seen_once_it_is_told_again(
             while (await process.inventory.by_product("prod_1")).data.warehouse_inventory[0].warehouse_name != "New":
                 await asyncio.sleep(0.001)
     assert await processes[1].available() == 29
+
+
+async def test_an_event_of_the_dead_is_seen_once_it_is_heard_again(
+    processes: list[Process], store: Store, item: Item
+) -> None:
+    """A consumer that ends between its commit and the floors leaves old values; the redelivered event shows the new."""
+    gone = ProductEvent(
+        event_id="gone",
+        event_type="ProductDeleted",
+        event_version="1.0.0",
+        timestamp=datetime.now(UTC),
+        payload=ProductPayload(product_id="prod_1"),
+    )
+    heard = request(ApplyProductEvent(event=gone, policy=EventPolicy()))
+    async with at_work(store) as dead:
+        await dead.submit(heard)
+    assert await processes[0].available() == 30
+
+    await processes[0].writer.submit(heard)
+
+    assert await processes[0].available() == 0
 
 
 async def test_a_refused_change_ends_nothing(processes: list[Process], item: Item) -> None:

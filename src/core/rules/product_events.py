@@ -50,6 +50,7 @@ def apply_product_event(book: Book, operation: ApplyProductEvent, cause: Cause) 
     """
     event = operation.event
     if event.event_id in book.events_seen:
+        book.told_again.add(event.payload.product_id)
         return EventOutcome(verdict="DUPLICATE")
     if event.timestamp > book.now + FUTURE:
         raise ValidationFailed("The event's timestamp is more than 5 minutes ahead of this service's clock.")
