@@ -25,11 +25,19 @@ SELECT 'dl_' || {first} + n, 'f' || {first} + n, 'm' || {first} + n, 'ProductCre
 """
 
 
-@row("import", "rows of a file imported / the same rows as single requests", unit="rows/s", floor=10, aim=50)
+@row("import", "rows of a file imported / the same rows one request after another", unit="rows/s", floor=10, aim=50)
 def stock_import(rig: Rig) -> Measured:
+    return _beside_requests(rig, connections=1)
+
+
+@row("import-many", "rows of a file imported / the same rows over 128 connections", unit="rows/s")
+def stock_import_many(rig: Rig) -> Measured:
+    return _beside_requests(rig, connections=128)
+
+
+def _beside_requests(rig: Rig, *, connections: int) -> Measured:
     count = rig.scale.imported
     with rig.serving() as site:
-        alone = site.run("receipts", site.items, connections=1)
 
         def ours() -> Sample:
             file = _receipts(rig, site, count)
@@ -39,9 +47,10 @@ def stock_import(rig: Rig) -> Measured:
                 took = time.perf_counter() - began
             return Sample(count / took, cpu.each(count))
 
-        rounds = min(rig.scale.rounds, 3)
-        told = f"{count:,} receipts by the command; single requests over 128 connections, over one {alone.rate:,.0f}/s"
-        return alternate(ours, lambda: site.load("receipts", site.items), rounds=rounds, notes=[told])
+        def requests() -> Sample:
+            return site.load("receipts", site.items, connections=connections)
+
+        return alternate(ours, requests, rounds=min(rig.scale.rounds, 3), notes=[f"{count:,} receipts by the command"])
 
 
 def _receipts(rig: Rig, site: Site, count: int) -> Path:
