@@ -21,6 +21,9 @@ def before_call(_: Any, case: schemathesis.Case, __: dict[str, Any]) -> None:
         return
     if case.query:
         case.query.pop("cursor", None)
+        for name in {"asOf", "by", "since", "until", "confirmedBefore"} & case.query.keys():
+            if str(case.query[name])[:4] in {"0001", "9999"}:
+                case.query[name] = "2026-01-01T00:00:00Z"
     if case.headers and "If-Match" in case.headers:
         case.headers["If-Match"] = '"7"'
     if case.path == "/events":  # from the beginning, and of everything: a stream of nothing would never end

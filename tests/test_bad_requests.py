@@ -439,6 +439,23 @@ async def test_33_a_body_that_never_ends_is_given_up(
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (408, "request_timeout")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("yesterday", "must be RFC 3339 with an offset"),
+        ("2026-11-23T10:00:00", "must be RFC 3339 with an offset"),
+        ("0001-01-01T00:00:00+09:00", "must be an instant of this calendar"),
+        ("9999-12-31T23:00:00-09:00", "must be an instant of this calendar"),
+    ],
+)
+async def test_38_instants_say_what_is_wrong_with_them(shop: Shop, text: str, sentence: str) -> None:
+    """In a query: no instant, no offset, or one that has no date in UTC."""
+    async with shop.api.client(ADMIN) as client:
+        answer = await client.get("/products/prod_1", params={"asOf": text})
+    assert (answer.status_code, answer.json()["code"]) == (400, "validation_failed")
+    assert f"Query parameter asOf {sentence}" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("text", ["' OR 1=1--", "%", "_IDGET", "WIDGE_", ".*", "W*", '"', "\\", "WIDGET' --", "widget"])
 @pytest.mark.parametrize("name", ["sku", "productId"])
 async def test_38_filters_mean_what_they_say(shop: Shop, name: str, text: str) -> None:

@@ -5,7 +5,7 @@ unknown or come twice are checked here, because it would drop or pick one withou
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 from urllib.parse import parse_qsl
@@ -18,7 +18,7 @@ from litestar.routes import BaseRoute, HTTPRoute
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import ValidationFailed
-from core.fields import QUANTITY_MAX, Instant
+from core.fields import QUANTITY_MAX, Instant, utc
 from core.ids import ID_PATTERN, is_id
 from core.stock import ExpectedReceiptStatus, ReservationStatus, TransactionType
 from ports.dead_letters import LetterStatus
@@ -171,14 +171,16 @@ def instant(text: str | None, name: str) -> datetime | None:
     """Read a point in time from a query parameter.
 
     Raises:
-        ValidationFailed: it is not one, or says no offset.
+        ValidationFailed: it is not one, says no offset, or leaves the calendar in UTC.
     """
     if text is None:
         return None
     try:
-        return msgspec.convert(text, Instant).astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):
+        return utc(msgspec.convert(text, Instant), f"Query parameter {name}")
+    except msgspec.ValidationError:
         raise ValidationFailed(f"Query parameter {name} must be {_WHEN} (A plus sign is written %2B.)") from None
+    except ValueError as error:
+        raise ValidationFailed(f"{error}.") from None
 
 
 class ParametersPlugin(InitPlugin, ReceiveRoutePlugin):
