@@ -142,6 +142,8 @@ class Inventory:
         """Return the product with what is held of it, both as of one revision where it stands still for a moment."""
         product_id = sight.stock.product.id
         for _ in range(_GLANCES):
+            if not sight.stock.product.total_reserved:
+                return sight, ()
             revision, holds = await self._store.holds(product_id)
             if revision == sight.stock.product.revision:
                 break
