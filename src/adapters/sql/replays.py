@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.sql import acts, tables
 from adapters.sql.database import Database
 from adapters.sql.dead_letters import storable
-from adapters.sql.leases import holds
+from adapters.sql.leases import holds, lock
 from core.acts import Act
 from core.errors import Conflict, NotFound
 from core.events import OutboxRow
@@ -67,8 +67,8 @@ class SqlReplays:
         if total < 1:
             raise Conflict("No published event that is still kept is in this range; widen it.")
         async with self.database.writing() as connection:
-            await connection.execute(select(tables.lease).where(tables.lease.c.name == RELAY).with_for_update())
             now, transaction_id = await self.database.clock(connection)
+            await lock(connection, RELAY, now)
             same = [_REPLAY.c.ended_at.is_(None), _REPLAY.c.product_id.is_not_distinct_from(chosen.product_id)]
             same += [_REPLAY.c.from_position <= last, _REPLAY.c.to_position >= first]
             if (id := await connection.scalar(select(_REPLAY.c.id).where(*same).limit(1))) is not None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from core.errors import Unavailable
 from core.events import OutboxRow
 from core.publishing.exceptions import Replays, Suspects, message_of
+from core.running.lease import give_back
 from core.running.loop import Loops
 from ports.broker import Broker, Receipt
 from ports.leases import Lease
@@ -62,12 +63,8 @@ class Relay:
     async def stop(self) -> None:
         """End after at most one batch in flight, and let another relay take over at once."""
         await self._loops.stop()
-        if self._lease is not None:
-            try:
-                await self._store.release(self._lease)
-            except Unavailable:
-                _log.info("The relay's lease could not be given back; it runs out by itself")
-            self._lease = None
+        await give_back(self._store, self._lease, "The relay's")
+        self._lease = None
 
     async def _relay(self) -> None:
         failures = 0

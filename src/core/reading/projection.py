@@ -29,13 +29,11 @@ def project(items: Iterable[Item], supplies: Iterable[Supply], holds: Iterable[H
     A hold that is over and not given back yet counts as given back now.
     """
     free = {item.id: item.on_hand - item.reserved - item.safety_stock for item in items if item.status == "ACTIVE"}
-    gains = [(hold.expires_at, hold.inventory_item_id, hold.quantity) for hold in holds]
-    gains = [gain if gain[0] > now else (now, *gain[1:]) for gain in gains]
+    gains = [(max(hold.expires_at, now), hold.inventory_item_id, hold.quantity) for hold in holds]
     gains += [(at, each.inventory_item_id, each.quantity) for each in supplies if (at := each.expected_at) > now]
     gains.sort(key=_AT)  # the supplies are in order already
     total = sum(units for units in free.values() if units > 0)
     steps = [Step(now, total)]
-    last = now
     for at, item_id, quantity in gains:
         if (before := free.get(item_id)) is None:
             continue
@@ -43,11 +41,10 @@ def project(items: Iterable[Item], supplies: Iterable[Supply], holds: Iterable[H
         if after <= 0:  # only makes good what is owed
             continue
         total += after if before <= 0 else quantity
-        if at == last:
+        if at == steps[-1].at:
             steps[-1] = Step(at, total)
         else:
             steps.append(Step(at, total))
-            last = at
     return steps
 
 

@@ -1,12 +1,15 @@
 """A lease held for as long as something takes, however long that is."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from core.errors import InventoryError
+from core.errors import InventoryError, Unavailable
 from ports.leases import Lease
 from ports.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -30,6 +33,15 @@ async def held(store: Store, name: str, owner: str, *, seconds: float) -> AsyncI
         await asyncio.gather(renewing, return_exceptions=True)
         with suppress(InventoryError):
             await store.release(lease)
+
+
+async def give_back(store: Store, lease: Lease | None, whose: str) -> None:
+    """Give back what there is of a lease, so that another process goes on at once; the log says ``whose`` it was."""
+    if lease is not None:
+        try:
+            await store.release(lease)
+        except Unavailable:
+            _log.info("%s lease could not be given back; it runs out by itself", whose)
 
 
 async def _renew(store: Store, lease: Lease, seconds: float) -> None:

@@ -4,9 +4,7 @@ Stored answers, published and skipped events, the inbox, ended dead letters with
 imports, and what reconciliation found.
 """
 
-import logging
-
-from core.errors import Unavailable
+from core.running.lease import give_back
 from core.running.loop import Loops, forever
 from ports.leases import Lease
 from ports.store import Store
@@ -15,7 +13,6 @@ INBOX_DAYS = 90
 """How long a product event is known again; older than any message that could still be delivered."""
 _EVERY_SECONDS = 60.0
 _LIMIT = 1000
-_log = logging.getLogger(__name__)
 
 
 class Housekeeper:
@@ -42,12 +39,8 @@ class Housekeeper:
     async def stop(self) -> None:
         """End, and give the lease back, so that another process goes on at once."""
         await self._loops.stop()
-        if self._lease is not None:
-            try:
-                await self._store.release(self._lease)
-            except Unavailable:
-                _log.info("Housekeeping's lease could not be given back; it runs out by itself")
-            self._lease = None
+        await give_back(self._store, self._lease, "Housekeeping's")
+        self._lease = None
 
     async def sweep(self) -> int:
         """Drop everything that is over, if nobody else is at it; return how many rows went."""
