@@ -29,6 +29,7 @@ from core.operations import (
     Reserve,
     ReserveLine,
     Result,
+    StoredAnswer,
 )
 from core.rules.book import Book, Cause
 from core.rules.decisions import decide
@@ -36,7 +37,7 @@ from core.stock import Item, Reservation
 from core.writing.writer import Writer
 from ports.broker import Message
 from ports.dead_letters import DeadLetter
-from ports.store import Store, StoredAnswer, Transaction, Wanted
+from ports.store import Store, Transaction, Wanted
 
 T = TypeVar("T")
 CAUSE = Cause("clerk", "corr-1")
@@ -86,6 +87,12 @@ async def batch(store: Store, *product_ids: str, **wanted: Any) -> AsyncIterator
     async with store.transaction() as transaction:
         await transaction.lock(product_ids, wait=True)
         yield transaction, await transaction.load(product_ids, Wanted(**wanted))
+
+
+async def answers(store: Store, *keys: IdempotencyKey) -> list[StoredAnswer]:
+    """Return what is stored under the scopes of these keys."""
+    async with store.transaction() as transaction:
+        return [*(await transaction.load((), Wanted(keys=set(keys)))).answers.values()]
 
 
 async def carry_out(

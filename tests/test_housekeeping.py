@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from stores import carry_out, key, migrated, positions, stocked
+from stores import answers, carry_out, key, migrated, positions, stocked
 
-from core.operations import Ship
+from core.operations import Ship, StoredAnswer
 from core.upkeep.housekeeping import Housekeeper
-from ports.store import Store, StoredAnswer
+from ports.store import Store
 
 
 @pytest.fixture
@@ -26,10 +26,9 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield store
 
 
-async def answers(store: Store) -> int:
+async def kept(store: Store) -> int:
     """How many answers are stored."""
-    async with store.transaction() as transaction:
-        return len(await transaction.answers([key(f"k{number}") for number in range(2500)]))
+    return len(await answers(store, *(key(f"k{number}") for number in range(2500))))
 
 
 async def test_everything_that_is_over_goes(store: Store) -> None:
@@ -40,7 +39,7 @@ async def test_everything_that_is_over_goes(store: Store) -> None:
     assert await housekeeper.sweep() == 2500 + published
     assert await housekeeper.sweep() == 0
 
-    assert (await answers(store), await positions(store), len(await store.pending(100))) == (0, {}, 1)
+    assert (await kept(store), await positions(store), len(await store.pending(100))) == (0, {}, 1)
 
 
 async def test_what_is_young_stays(store: Store) -> None:
@@ -58,7 +57,7 @@ async def test_one_at_a_time(store: Store) -> None:
     assert await store.acquire("housekeeping", "another", seconds=60)
 
     assert await Housekeeper(store, owner="one", answers_hours=0, events_days=0).sweep() == 0
-    assert await answers(store) == 2500
+    assert await kept(store) == 2500
 
 
 async def test_who_stops_lets_another_go_on(store: Store) -> None:
@@ -81,4 +80,4 @@ async def test_it_can_be_started_and_stopped(store: Store) -> None:
     async with asyncio.timeout(5):
         await housekeeper.stop()
 
-    assert await answers(store) == 2500
+    assert await kept(store) == 2500

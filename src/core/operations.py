@@ -450,6 +450,13 @@ class IdempotencyKey(Struct, frozen=True):
         return self.issuer, self.subject, self.key
 
 
+class StoredAnswer(Struct, frozen=True):
+    """An idempotency key with the answer its request got (see ``Answer``)."""
+
+    key: IdempotencyKey
+    answer: bytes
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """Operations from one caller: one batch, one commit; each is decided on its own and gets its own outcome.
 

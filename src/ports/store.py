@@ -12,7 +12,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
-from core.operations import IdempotencyKey
+from core.operations import IdempotencyKey, StoredAnswer
 from core.rules.book import Book
 from core.stock import Balance, ExpectedReceipt, Hold, Item, Product, Reservation, StockTransaction, Supply, Warehouse
 from ports.dead_letters import DeadLetterStore
@@ -46,16 +46,11 @@ class Wanted(Struct, kw_only=True):
     """SKUs of which every item is wanted."""
     event_ids: set[str] = set()
     """Product events of which it matters whether they were applied."""
+    keys: set[IdempotencyKey] = set()
+    """Idempotency keys of which it matters what was answered under them before."""
     evidence: set[str] = set()
     """Products of which it matters what their records say of each other."""
     all_warehouses: bool = False
-
-
-class StoredAnswer(Struct, frozen=True):
-    """An idempotency key with the answer its request got (``operations.Answer``)."""
-
-    key: IdempotencyKey
-    answer: bytes
 
 
 class Transaction(Protocol):
@@ -89,10 +84,6 @@ class Transaction(Protocol):
 
         In statements of their own, after the locks (rule R1).
         """
-        ...
-
-    async def answers(self, keys: Collection[IdempotencyKey]) -> list[StoredAnswer]:
-        """Return what is stored under the scopes of these keys, fingerprints as stored."""
         ...
 
     async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:

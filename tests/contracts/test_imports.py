@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from stores import key, only, stocked
+from stores import answers, key, only, stocked
 
 from core.acts import Act
 from core.errors import Conflict, NotFound
-from core.operations import IdempotencyKey
+from core.operations import IdempotencyKey, StoredAnswer
 from core.rules.book import Book
 from ports.imports import Import, ImportOrder, RowError
 from ports.leases import Lease
-from ports.store import IMPORTS, Store, StoredAnswer, Wanted
+from ports.store import IMPORTS, Store, Wanted
 
 ALICE = Act(actor="alice")
 
@@ -166,8 +166,7 @@ async def test_the_keys_of_an_open_import_are_not_forgotten(store: Store) -> Non
 
     async def left() -> set[str]:
         await store.purge(answers_hours=0, events_days=30, inbox_days=90)
-        async with store.transaction() as transaction:
-            return {answer.key.key for answer in await transaction.answers([mine, key("other")])}
+        return {answer.key.key for answer in await answers(store, mine, key("other"))}
 
     assert await left() == {"line 2"}
     await store.cancel_import(job.id, ALICE)

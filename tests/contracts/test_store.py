@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
-from stores import CAUSE, batch, carry_out, dead_letters, empty, hold, key, migrated, only, positions, stocked
+from stores import CAUSE, answers, batch, carry_out, dead_letters, empty, hold, key, migrated, only, positions, stocked
 
 from adapters.registry import connect
 from core.errors import AlreadyExists, Busy, SkuConflict, Unavailable, ValidationFailed
@@ -29,6 +29,7 @@ from core.operations import (
     Release,
     SetPolicy,
     Ship,
+    StoredAnswer,
     Transfer,
     UpdateItem,
     UpdateProduct,
@@ -42,7 +43,7 @@ from ports.broker import Message
 from ports.dead_letters import DeadLetter
 from ports.leases import Lease
 from ports.outbox import BACKLOG_MAX, Backlog
-from ports.store import ItemFilter, LedgerFilter, ProductStock, ReservationFilter, Store, StoredAnswer, Wanted
+from ports.store import ItemFilter, LedgerFilter, ProductStock, ReservationFilter, Store, Wanted
 
 ANYTHING = ItemFilter()
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
@@ -270,8 +271,7 @@ async def test_an_answer_whose_key_exists_is_not_saved(store: Store) -> None:
         assert not await transaction.save(book, again)
         await transaction.rollback()
 
-    async with store.transaction() as transaction:
-        assert await transaction.answers([key("a", b"any"), key("b")]) == [StoredAnswer(key("a"), b"first")]
+    assert await answers(store, key("a", b"any"), key("b")) == [StoredAnswer(key("a"), b"first")]
     assert await store.item(item.id) == item
 
 
@@ -280,11 +280,10 @@ async def test_answers_are_found_by_issuer_subject_and_key_together(store: Store
     theirs = StoredAnswer(replace(key("k"), issuer="https://one", subject="two"), b"theirs")
     await carry_out(store, answers=[theirs])
 
-    async with store.transaction() as transaction:
-        one, two = (replace(key("k"), issuer=f"https://{name}", subject=name) for name in ("one", "two"))
-        assert await transaction.answers([one, two]) == []
-        assert await transaction.answers([one, two, theirs.key]) == [theirs]
-        assert await transaction.answers([]) == []
+    one, two = (replace(key("k"), issuer=f"https://{name}", subject=name) for name in ("one", "two"))
+    assert await answers(store, one, two) == []
+    assert await answers(store, one, two, theirs.key) == [theirs]
+    assert await answers(store) == []
 
 
 async def test_stored_answers_are_bytes(store: Store) -> None:
@@ -292,8 +291,7 @@ async def test_stored_answers_are_bytes(store: Store) -> None:
     stored = StoredAnswer(key("a", bytes(range(256))), bytes(range(255, -1, -1)))
     await carry_out(store, answers=[stored])
 
-    async with store.transaction() as transaction:
-        assert await transaction.answers([stored.key]) == [stored]
+    assert await answers(store, stored.key) == [stored]
 
 
 @pytest.mark.parametrize("end", ["rollback", "exception"])
@@ -319,8 +317,7 @@ async def test_a_batch_that_gives_up_leaves_nothing(store: Store, end: str) -> N
     assert await store.item(item.id) == item
     assert len((await store.ledger(item.id, cursor=None, limit=10)).rows) == 1
     assert await store.pending(10) == []
-    async with store.transaction() as transaction:
-        assert await transaction.answers([key("a")]) == []
+    assert await answers(store, key("a")) == []
 
 
 async def test_a_sku_taken_in_the_meantime_is_a_conflict(store: Store) -> None:
@@ -853,8 +850,7 @@ async def test_what_is_over_is_purged_and_the_rest_stays(store: Store) -> None:
     assert await store.purge(answers_hours=0, events_days=0, inbox_days=90, limit=2) == 2
     assert await store.purge(answers_hours=0, events_days=0, inbox_days=90) == published - 2
     assert len(await store.pending(10)) == 1
-    async with store.transaction() as transaction:
-        assert await transaction.answers([key("k0")]) == []
+    assert await answers(store, key("k0")) == []
 
 
 async def test_a_migrated_store_answers_and_wants_nothing(store: Store) -> None:

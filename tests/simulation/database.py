@@ -16,10 +16,10 @@ from simulation.world import World
 
 from core.errors import AlreadyExists, SkuConflict
 from core.events import OutboxRow
+from core.operations import StoredAnswer
 from core.rules.book import Book
 from core.stock import Item, Product, Reservation, StockTransaction, Warehouse
 from ports.leases import Lease
-from ports.store import StoredAnswer
 
 T = TypeVar("T")
 _STEP = ("status", "expires_at", "confirmed_at", "updated_at")

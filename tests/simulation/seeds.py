@@ -15,6 +15,8 @@ from simulation.traffic import POISON, Traffic
 from simulation.virtual import Process, Stuck, VirtualLoop, determined
 from simulation.world import Faults, World
 
+from ports.outbox import RELAY
+
 KINDS = (
     *("is killed", "is told to end", "is stopped", "is away", "is disconnected", "forgets everything"),
     *("commit was done, but", "mark published was done, but", "publish", "block event", "park", "claim letters"),
@@ -110,7 +112,10 @@ class _Town:
     async def _trouble(self) -> None:
         """Every now and then something happens to a process or to a server."""
         rate = self._draw.choice((0.2, 0.7, 1.5))
-        kinds = [self._kill, self._end, self._freeze, self._outage, self._cut, self._forget, self._refuse]
+        kinds = [
+            *(self._kill, self._end, self._freeze, self._freeze_relay, self._outage),
+            *(self._cut, self._forget, self._refuse),
+        ]
         kinds = self._draw.sample(kinds, self._draw.randint(1, len(kinds)))
         while True:
             await asyncio.sleep(self._draw.expovariate(rate))
@@ -125,7 +130,20 @@ class _Town:
 
     async def _freeze(self, node: Node) -> None:
         """SIGSTOP, for a moment or past its leases and connections."""
-        process, seconds = node.process, self._draw.choice((0.3, 3.0, 12.0, 20.0)) * (0.5 + self._draw.random())
+        await self._stop(node.process, self._draw.choice((0.3, 3.0, 12.0, 20.0)) * (0.5 + self._draw.random()))
+
+    async def _freeze_relay(self, _: Node) -> None:
+        """SIGSTOP past its lease for whoever relays, with something in hand: another goes on with that meanwhile."""
+        database = self._servers.database
+        for _ in range(100):
+            owner, _, _ = database.leases.get(RELAY, ("", 0, 0.0))
+            relays = [node.process for node in self._nodes if node.process.name == owner]
+            if relays and database.waiting:
+                await self._stop(relays[0], 20.0 * (1 + self._draw.random()))
+                return
+            await asyncio.sleep(0.002)
+
+    async def _stop(self, process: Process, seconds: float) -> None:
         self._world.tell(process.name, f"is stopped for {seconds:.1f} s")
         process.stop()
         await asyncio.sleep(min(seconds, 10.0))

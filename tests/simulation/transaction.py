@@ -13,9 +13,9 @@ from simulation.virtual import Process
 from simulation.world import World
 
 from core.errors import Busy, OutcomeUnknown, Unavailable
-from core.operations import IdempotencyKey
+from core.operations import StoredAnswer
 from core.rules.book import Book
-from ports.store import StoredAnswer, Wanted
+from ports.store import Wanted
 
 T = TypeVar("T")
 _LOCK_SECONDS = 1.0
@@ -76,12 +76,6 @@ class Transaction:
 
     async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
         return await self._ask("load", lambda: self._load(sorted(product_ids), wanted))
-
-    async def answers(self, keys: Collection[IdempotencyKey]) -> list[StoredAnswer]:
-        if not keys:
-            return []
-        stored, scopes = self._database.answers, sorted(key.scope for key in keys)
-        return await self._ask("answers", lambda: [stored[scope] for scope in scopes if scope in stored])
 
     async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:
         if self._store.world.deadly & book.products.keys():
@@ -174,6 +168,7 @@ class Transaction:
             reservations=reservations,
             warehouses={id: houses[id] for id in houses if wanted.all_warehouses or id in wanted.warehouse_ids},
             events_seen={id for id in wanted.event_ids if id in database.inbox},
+            answers={key.scope: database.answers[key.scope] for key in wanted.keys if key.scope in database.answers},
         )
 
     def _save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool | None:

@@ -10,10 +10,9 @@ from sqlalchemy import Table
 from adapters.sql import tables
 from adapters.sql.database import Change, Insert, Row, Update
 from core.events import OutboxRow, ProductEvent
-from core.operations import EventOutcome
+from core.operations import EventOutcome, StoredAnswer
 from core.rules.book import Book
 from core.stock import ExpectedReceipt, Item, Product, Reservation, ReservationLine, StockTransaction, Warehouse
-from ports.store import StoredAnswer
 
 KEY = ("issuer", "subject", "key", "fingerprint")
 _ANSWER = (*KEY, "answer", "created_at")

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ports.leases import Lease
 from ports.store import Condition
 
 Row = Sequence[Any]
@@ -125,6 +126,13 @@ class Database(Protocol):
         """Write ``changes``, one after another, and return how many rows each has changed.
 
         No row may be in two of them, and none sees what another has written.
+        """
+        ...
+
+    async def mark(self, connection: AsyncConnection, lease: Lease, events: Sequence[tuple[str, int]]) -> bool:
+        """Give events (product, sequence) the next positions of a lease, commit, and return whether it is still ours.
+
+        All or none: where one has its position already, nothing is changed.
         """
         ...
 

@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, func, select, update
+from sqlalchemy import Integer, Select, bindparam, func, select
 
 from adapters.sql import tables
-from adapters.sql.database import Database, Query, Update
-from adapters.sql.leases import held
+from adapters.sql.database import Database, Query
 from core.events import OutboxRow
 from ports.leases import Lease
 from ports.outbox import BACKLOG_MAX, RELAY, Backlog
@@ -49,38 +48,31 @@ class SqlOutbox:
     database: Database
 
     async def pending(self, limit: int, *, skip: Collection[str] = ()) -> list[OutboxRow]:
-        """The critical products' backlog first, then what has waited longest."""
+        """What has waited longest; where there is more of that than is asked for, critical products' backlogs first."""
         values = {"skip": list(skip), "most": limit}
-        first: list[dict[str, Any]] = []
-        others: list[dict[str, Any]] = []
         async with self.database.reading() as connection:
-            urgent = [row["product_id"] for row in await self.database.fetch(connection, _CRITICAL, most=limit)]
-            if urgent:
-                first = await self.database.fetch(connection, _URGENT, urgent=urgent, **values)
-            if room := limit - len(first):
-                waiting = await self.database.fetch(connection, _WAITING, **values)
-                taken = {row["product_id"] for row in first}
-                others = [row for row in waiting if row["product_id"] not in taken][:room]
-        return [OutboxRow(**row) for row in (*sorted(first, key=_in_order), *sorted(others, key=_in_order))]
+            waiting = [OutboxRow(**row) for row in await self.database.fetch(connection, _WAITING, **values)]
+            if len(waiting) < limit:
+                urgent = {row.product_id for row in waiting if row.critical}
+                first = [row for row in waiting if row.product_id in urgent]
+            else:
+                critical = await self.database.fetch(connection, _CRITICAL, most=limit)
+                urgent = {row["product_id"] for row in critical}
+                first = []
+                if urgent:
+                    backlogs = await self.database.fetch(connection, _URGENT, urgent=list(urgent), **values)
+                    first = [OutboxRow(**row) for row in backlogs]
+        others = [row for row in waiting if row.product_id not in urgent][: limit - len(first)]
+        return [*sorted(first, key=_in_order), *sorted(others, key=_in_order)]
 
     async def mark_published(self, lease: Lease, rows: Sequence[OutboxRow]) -> bool:
-        """Draw the positions from the lease's own row: that is the fence and the counter in one."""
-        table = tables.lease
+        """Draw the positions from the lease's own row: that is the fence and the counter in one.
+
+        Where a mark that was given up for lost has come through meanwhile, nothing is marked, for an event keeps its
+        place for ever: what has no place yet is found again, published again, and marked then.
+        """
         async with self.database.writing() as connection:
-            drawn = update(table).where(held(lease)).values(position=table.c.position + len(rows))
-            mark = (await connection.execute(drawn.returning(table.c.position, self.database.now()))).one_or_none()
-            if mark is None:
-                return False
-            last, now = mark
-            first = last - len(rows) + 1
-            marks = [(row.product_id, row.sequence, now, first + offset) for offset, row in enumerate(rows)]
-            keys, columns = ("product_id", "sequence"), ("published_at", "position")
-            change = Update(tables.outbox, keys, columns, marks, unless_set="published_at")
-            if await self.database.write(connection, change) == [len(rows)]:
-                await connection.commit()
-            # Else a mark that was given up for lost has come through meanwhile, and an event keeps its place for ever.
-            # Nothing is marked: what has no place yet is found again, published again, and marked then.
-        return True
+            return await self.database.mark(connection, lease, [(row.product_id, row.sequence) for row in rows])
 
     async def position(self) -> int:
         """The counter in the relay's lease: it outlives the events."""
@@ -113,5 +105,5 @@ class SqlOutbox:
         return self.database.announcements()
 
 
-def _in_order(row: dict[str, Any]) -> tuple[str, int]:
-    return row["product_id"], row["sequence"]
+def _in_order(row: OutboxRow) -> tuple[str, int]:
+    return row.product_id, row.sequence

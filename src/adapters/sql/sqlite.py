@@ -17,14 +17,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import msgspec
-from sqlalchemy import BindParameter, ColumnElement, Select, Table, and_, bindparam, event, func, select
+from sqlalchemy import BindParameter, ColumnElement, Select, Table, and_, bindparam, event, func, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters.sql.database import Asked, Change, Insert, Look, Query, Row
+from adapters.sql.database import Asked, Change, Insert, Look, Query, Row, Update
 from adapters.sql.faults import faults
-from adapters.sql.tables import UtcTime, product, time_text
+from adapters.sql.leases import held
+from adapters.sql.tables import UtcTime, outbox, product, time_text
+from adapters.sql.tables import lease as counter
 from core.errors import Unavailable
+from ports.leases import Lease
 from ports.store import Condition
 
 _WAIT_SECONDS = 5.0
@@ -115,6 +118,20 @@ class SqliteDatabase:
     async def write(self, connection: AsyncConnection, *changes: Change) -> list[int]:
         """One prepared statement run over the rows of each change."""
         return [await _run(connection, _statement(change), change.rows) for change in changes]
+
+    async def mark(self, connection: AsyncConnection, lease: Lease, events: Sequence[tuple[str, int]]) -> bool:
+        """The counter, then the events."""
+        drawn = update(counter).where(held(lease)).values(position=counter.c.position + len(events))
+        last = await connection.scalar(drawn.returning(counter.c.position))
+        if last is None:
+            return False
+        now, _ = await self.clock(connection)
+        marks = [(*each, now, place) for place, each in enumerate(events, start=last - len(events) + 1)]
+        keys, columns = ("product_id", "sequence"), ("published_at", "position")
+        change = Update(outbox, keys, columns, marks, unless_set="published_at")
+        if await self.write(connection, change) == [len(events)]:
+            await connection.commit()
+        return True
 
     async def lock_products(self, connection: AsyncConnection, ids: Sequence[str], *, wait: bool) -> set[str]:
         """Nobody else writes: name those that exist."""

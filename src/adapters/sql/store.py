@@ -273,7 +273,9 @@ class SqlStore(
     async def warehouses(self) -> tuple[Warehouse, ...]:
         """All of them: there are few."""
         table = tables.warehouse
-        return tuple(warehouse_of(row) for row in await self._all(select(table).order_by(table.c.priority, table.c.id)))
+        return tuple(
+            warehouse_of(row._asdict()) for row in await self._all(select(table).order_by(table.c.priority, table.c.id))
+        )
 
     async def _all(self, statement: Select[Any]) -> Sequence[Any]:
         async with self.database.reading() as connection:

@@ -1,20 +1,20 @@
 """One batch's transaction: locks, reads under the locks, and the book written back in one statement."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, and_, literal_column, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, literal_column, select, union_all
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
 from adapters.sql.changes import KEY, changes_of
 from adapters.sql.comparisons import came, of_products
-from adapters.sql.database import Database, Query, Row
+from adapters.sql.database import Asked, Database, Query, Row
 from adapters.sql.faults import is_left_behind
-from core.operations import IdempotencyKey
+from core.operations import IdempotencyKey, StoredAnswer
 from core.rules.book import Book, Evidence
 from core.stock import (
     Catalog,
@@ -26,7 +26,7 @@ from core.stock import (
     ReservationLine,
     Warehouse,
 )
-from ports.store import StoredAnswer, Wanted
+from ports.store import Wanted
 
 _DUE_MAX = 500
 
@@ -74,33 +74,34 @@ class SqlTransaction:
         return await self._database.lock_products(self._connection, sorted(product_ids), wait=wait)
 
     async def load(self, product_ids: Collection[str], wanted: Wanted) -> Book:
-        """Clock, products, reservations, expected receipts, items, warehouses."""
-        look = await self._database.look(
-            self._connection,
-            (_PRODUCTS, {"ids": list(product_ids)}),
-            (_DUE, {"products": list(product_ids)}),
-            (_ITEMS, {"ids": list(wanted.item_ids)}),
-        )
+        """One look for what can be told by name, then what belongs to that."""
+        asked = list(_asked(product_ids, wanted))
+        look = await self._database.look(self._connection, *asked)
         self.id = look.transaction_id
-        known, over, named = look.rows
-        products = {row["id"]: product_of(row) for row in known}
+        rows = dict(zip((query for query, _ in asked), look.rows, strict=True))
+        products = {row["id"]: product_of(row) for row in rows[_PRODUCTS]}
         now = max([look.now, *(product.updated_at for product in products.values())])
-        due = {row["id"] for row in over}
+        due = {row["id"] for row in rows[_DUE]}
         reservations = await read_reservations(self._database, self._connection, wanted.reservation_ids | due)
         evidence = await self._evidence(wanted.evidence)
         receipt_ids = wanted.receipt_ids.union(*(each.came for each in evidence.values()))
         receipts = await self._receipts(receipt_ids, products.values(), now)
         others = {line.inventory_item_id for reservation in reservations for line in reservation.lines}
         others |= {receipt.inventory_item_id for receipt in receipts}
-        items = await self._items(wanted, named, others - wanted.item_ids)
+        named = [row for query in (_ITEMS, _OF_WHOLE_PRODUCTS, _OF_SKUS) for row in rows.get(query, ())]
+        if missing := others - {row["id"] for row in named}:
+            named += await self._database.fetch(self._connection, _ITEMS, ids=list(missing))
+        items = [item_of(row) for row in {row["id"]: row for row in named}.values()]
+        answers = {answer.key.scope: answer for answer in map(_answer_of, rows.get(_ANSWERS, ()))}
         return Book(
             now=now,
             products=products,
             items={item.id: item for item in items},
             reservations={reservation.id: reservation for reservation in reservations},
             receipts={receipt.id: receipt for receipt in receipts},
-            warehouses={row.id: warehouse_of(row) for row in await self._warehouses(wanted)},
-            events_seen=await self._events_seen(wanted.event_ids),
+            warehouses={row["id"]: warehouse_of(row) for row in rows.get(_WAREHOUSES, ()) or rows.get(_EVERYWHERE, ())},
+            events_seen={row["event_id"] for row in rows.get(_SEEN, ())},
+            answers={key.scope: answers[key.scope] for key in wanted.keys if key.scope in answers},
             evidence=evidence,
         )
 
@@ -114,18 +115,6 @@ class SqlTransaction:
             id: Evidence(tuple(each for each in found if each.product_id == id), came_of.get(id, {}))
             for id in product_ids
         }
-
-    async def _events_seen(self, event_ids: Collection[str]) -> set[str]:
-        if not event_ids:
-            return set()
-        seen = tables.inbox.c.event_id
-        found = await self._connection.execute(select(seen).where(self._database.among(seen, event_ids)))
-        return set(found.scalars())
-
-    async def _warehouses(self, wanted: Wanted) -> Sequence[Any]:
-        if wanted.all_warehouses:
-            return (await self._connection.execute(select(tables.warehouse))).all()
-        return await self._among(tables.warehouse, wanted.warehouse_ids)
 
     async def _receipts(
         self, ids: Collection[str], products: Iterable[Product], now: datetime
@@ -142,37 +131,6 @@ class SqlTransaction:
             rows = await self._connection.execute(RECEIPTS.where(where))
             found |= {row.id: receipt_of(row, now) for row in rows}
         return list(found.values())
-
-    async def _items(self, wanted: Wanted, named: list[dict[str, Any]], more: set[str]) -> list[Item]:
-        """Return the ``named``, read already, and what else is wanted or belongs to what was read."""
-        items = named + (await self._database.fetch(self._connection, _ITEMS, ids=list(more)) if more else [])
-        item, among = tables.inventory_item.c, self._database.among
-        others: list[ColumnElement[bool]] = []
-        if wanted.whole_products:
-            # With other products' items of their SKUs: a transfer must see that its place is taken.
-            own = tables.inventory_item.alias().c
-            others.append(item.sku.in_(select(own.sku).where(among(own.product_id, wanted.whole_products))))
-        if skus := wanted.skus | {sku for sku, _ in wanted.places}:
-            others.append(among(item.sku, skus))
-        if others:
-            rows = await self._connection.execute(select(tables.inventory_item).where(or_(*others)))
-            items += [row._asdict() for row in rows]
-        return [item_of(row) for row in {row["id"]: row for row in items}.values()]
-
-    async def _among(self, table: Table, ids: Collection[str]) -> Sequence[Any]:
-        if not ids:
-            return ()
-        return (await self._connection.execute(select(table).where(self._database.among(table.c.id, ids)))).all()
-
-    async def answers(self, keys: Collection[IdempotencyKey]) -> list[StoredAnswer]:
-        """Found by the three parts apart, then matched as a whole: hardly any is found in vain."""
-        if not keys:
-            return []
-        scopes = {key.scope for key in keys}
-        issuers, subjects, names = map(list, zip(*scopes, strict=True))
-        rows = await self._database.fetch(self._connection, _ANSWERS, issuers=issuers, subjects=subjects, keys=names)
-        found = ((IdempotencyKey(*(row[name] for name in KEY)), row["answer"]) for row in rows)
-        return [StoredAnswer(key, answer) for key, answer in found if key.scope in scopes]
 
     async def save(self, book: Book, answers: Sequence[StoredAnswer]) -> bool:
         """In one statement, where the database has such; see ``changes.py``."""
@@ -220,6 +178,45 @@ def _ANSWERS(database: Database) -> Select[Any]:  # noqa: N802
     return select(tables.idempotency_key).where(scope)
 
 
+@Query
+def _OF_WHOLE_PRODUCTS(database: Database) -> Select[Any]:  # noqa: N802
+    # With other products' items of their SKUs: a transfer must see that its place is taken.
+    own, item = tables.inventory_item.alias().c, tables.inventory_item
+    return select(item).where(item.c.sku.in_(select(own.sku).where(database.listed(own.product_id, "ids"))))
+
+
+_OF_SKUS = Query(
+    lambda database: select(tables.inventory_item).where(database.listed(tables.inventory_item.c.sku, "skus"))
+)
+_SEEN = Query(lambda database: select(tables.inbox.c.event_id).where(database.listed(tables.inbox.c.event_id, "ids")))
+_WAREHOUSES = Query(lambda database: select(tables.warehouse).where(database.listed(tables.warehouse.c.id, "ids")))
+_EVERYWHERE = Query(lambda _: select(tables.warehouse))
+
+
+def _asked(product_ids: Collection[str], wanted: Wanted) -> Iterator[Asked]:
+    """Yield the queries that a batch needs; most need the first four."""
+    yield _PRODUCTS, {"ids": list(product_ids)}
+    yield _DUE, {"products": list(product_ids)}
+    yield _ITEMS, {"ids": list(wanted.item_ids)}
+    if wanted.keys:
+        issuers, subjects, keys = map(list, zip(*(key.scope for key in wanted.keys), strict=True))
+        yield _ANSWERS, {"issuers": issuers, "subjects": subjects, "keys": keys}
+    if wanted.whole_products:
+        yield _OF_WHOLE_PRODUCTS, {"ids": list(wanted.whole_products)}
+    if skus := wanted.skus | {sku for sku, _ in wanted.places}:
+        yield _OF_SKUS, {"skus": list(skus)}
+    if wanted.all_warehouses:
+        yield _EVERYWHERE, {}
+    elif wanted.warehouse_ids:
+        yield _WAREHOUSES, {"ids": list(wanted.warehouse_ids)}
+    if wanted.event_ids:
+        yield _SEEN, {"ids": list(wanted.event_ids)}
+
+
+def _answer_of(row: dict[str, Any]) -> StoredAnswer:
+    return StoredAnswer(IdempotencyKey(*(row[name] for name in KEY)), row["answer"])
+
+
 def product_of(fields: dict[str, Any]) -> Product:
     """Return the product in a row of ``product``."""
     return Product(**fields | {"catalog": msgspec.json.decode(fields["catalog"], type=Catalog)})
@@ -230,11 +227,11 @@ def item_of(fields: dict[str, Any]) -> Item:
     return Item(**fields | {"metadata": msgspec.json.decode(fields["metadata"])})
 
 
-def warehouse_of(row: Any) -> Warehouse:
+def warehouse_of(fields: dict[str, Any]) -> Warehouse:
     """Return the warehouse in a row of ``warehouse``."""
-    fields = row._asdict()
-    days = LeadTime(fields.pop("lead_time_min"), fields.pop("lead_time_max"))
-    return Warehouse(**fields, lead_time_days=days)
+    rest = dict(fields)
+    days = LeadTime(rest.pop("lead_time_min"), rest.pop("lead_time_max"))
+    return Warehouse(**rest, lead_time_days=days)
 
 
 RECEIPTS = select(

@@ -18,7 +18,7 @@ from core.errors import Conflict, NotFound, PreconditionFailed
 from core.events import Event, Metadata, OutboxRow, Payload, ProductEvent
 from core.findings import Discrepancy
 from core.ids import new_event_id, new_id
-from core.operations import EventOutcome
+from core.operations import EventOutcome, StoredAnswer
 from core.rules.sourcing import STRATEGIES, Strategy
 from core.stock import (
     ExpectedReceipt,
@@ -52,6 +52,7 @@ class Book:
     ``now`` is the database's clock, read under the locks and never below the last change recorded for these products.
     Of a product that expects something its open receipts and their items are here, whatever else is.
     Entities are replaced, never mutated: what was loaded stays readable in ``loaded``.
+    ``answers`` has what was answered before under the keys asked for, by scope and as it was stored.
     ``told_again`` are products and warehouses of earlier changes that are answered once more: who made them may have
     died before readers heard of it.
     """
@@ -65,6 +66,7 @@ class Book:
     ledger: list[StockTransaction] = field(default_factory=list)
     outbox: list[OutboxRow] = field(default_factory=list)
     events_seen: set[str] = field(default_factory=set)
+    answers: dict[tuple[str, str, str], StoredAnswer] = field(default_factory=dict)
     inbox: list[tuple[ProductEvent, EventOutcome]] = field(default_factory=list)
     loaded: dict[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from core.operations import (
     Release,
     Request,
     Reserve,
+    StoredAnswer,
     Transfer,
     UpdateItem,
     UpdateProduct,
@@ -35,9 +36,7 @@ from core.rules.decisions import decide
 from core.rules.reservations import expire_due
 from core.rules.sourcing import Strategy
 from core.stock import Item
-from ports.store import StoredAnswer, Transaction, Wanted
-
-_Scope = tuple[str, str, str]
+from ports.store import Transaction, Wanted
 
 
 class Stale(Exception):
@@ -186,11 +185,9 @@ class Batch:
             raise Stale
         self.book.sourcing = self._sourcing
         expire_due(self.book)
-        keys = [work.request.key for work in self._works if work.request.key is not None]
-        stored = {answer.key.scope: answer for answer in await transaction.answers(keys)}
         # What records say of each other holds for what was read, not for what is decided here: corrections come first.
         for work in sorted(self._works, key=lambda work: not work.needs.wanted.evidence):
-            self.results.append((work, self._outcomes(work, stored)))
+            self.results.append((work, self._outcomes(work)))
         if not await transaction.save(self.book, self._answers):
             raise Stale
         return self
@@ -211,6 +208,7 @@ class Batch:
             places=set().union(*(wanted.places for wanted in needs)),
             whole_products=transfers.union(*(wanted.whole_products for wanted in needs)),
             skus=set().union(*(wanted.skus for wanted in needs)),
+            keys={work.request.key for work in self._works if work.request.key is not None},
             event_ids=set().union(*(wanted.event_ids for wanted in needs)),
             evidence=set().union(*(wanted.evidence for wanted in needs)),
             all_warehouses=any(wanted.all_warehouses for wanted in needs),
@@ -227,9 +225,9 @@ class Batch:
         named |= {self.book.receipts[id].inventory_item_id for id in receipts}
         return [item for item in self.book.items.values() if item.id in named or item.sku in skus]
 
-    def _outcomes(self, work: Work, stored: dict[_Scope, StoredAnswer]) -> list[Outcome] | InventoryError:
+    def _outcomes(self, work: Work) -> list[Outcome] | InventoryError:
         request, key = work.request, work.request.key
-        if key is not None and (before := stored.get(key.scope)) is not None:
+        if key is not None and (before := self.book.answers.get(key.scope)) is not None:
             if before.key.fingerprint != key.fingerprint:
                 return IdempotencyKeyReused("This Idempotency-Key came before with another request; use a new key.")
             self.book.told_again |= work.products | work.needs.wanted.warehouse_ids
@@ -238,8 +236,8 @@ class Batch:
         outcomes = [self._decide(operation, cause) for operation in request.operations]
         if key is not None and not all(isinstance(outcome, NotFound | ValidationFailed) for outcome in outcomes):
             # Also the twin's answer, should the same key come twice in this batch.
-            stored[key.scope] = StoredAnswer(key, Answer.store(outcomes))
-            self._answers.append(stored[key.scope])
+            answer = self.book.answers[key.scope] = StoredAnswer(key, Answer.store(outcomes))
+            self._answers.append(answer)
         return outcomes
 
     def _decide(self, operation: Operation, cause: Cause) -> Outcome:
