@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Select, Table
+from sqlalchemy import ColumnElement, CompoundSelect, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -55,7 +55,7 @@ class Query:
         build: makes the statement for a database; ``database.listed(column, name)`` stands for a list of values.
     """
 
-    def __init__(self, build: "Callable[[Database], Select[Any]]") -> None:
+    def __init__(self, build: "Callable[[Database], Select[Any] | CompoundSelect[Any]]") -> None:
         self.build = build
 
 

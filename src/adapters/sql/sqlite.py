@@ -17,7 +17,19 @@ from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import msgspec
-from sqlalchemy import BindParameter, ColumnElement, Select, Table, and_, bindparam, event, func, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    event,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -53,7 +65,7 @@ class SqliteDatabase:
         self._lock = asyncio.Lock()
         self._engine = _engine(url, size=1, begin="BEGIN IMMEDIATE")
         self._readers = _engine(url, size=4, begin="BEGIN")
-        self._queries: dict[Query, Select[Any]] = {}
+        self._queries: dict[Query, Select[Any] | CompoundSelect[Any]] = {}
         self._listeners: set[asyncio.Event] = set()
 
     @asynccontextmanager

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, literal_column, select, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, literal_column, select, union_all
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,28 +45,17 @@ class SqlTransaction:
         self, item_ids: Collection[str], reservation_ids: Collection[str], receipt_ids: Collection[str] = ()
     ) -> Mapping[str, set[str]]:
         """One statement for all kinds."""
-        item, line = tables.inventory_item.c, tables.reservation_line.c
-        items = select(item.id, item.product_id).where(self._database.among(item.id, item_ids))
-        lines = select(line.reservation_id, item.product_id).where(
-            self._database.among(line.reservation_id, reservation_ids), item.id == line.inventory_item_id
-        )
-        asked = [items, lines]
-        if receipt_ids:
-            receipt = tables.expected_receipt.c
-            named = self._database.among(receipt.id, receipt_ids)
-            asked.append(select(receipt.id, item.product_id).where(named, item.id == receipt.inventory_item_id))
-        found: dict[str, set[str]] = {}
-        for id, product_id in await self._connection.execute(union_all(*asked)):
-            found.setdefault(id, set()).add(product_id)
-        return found
+        named = {"items": list(item_ids), "reservations": list(reservation_ids), "receipts": list(receipt_ids)}
+        return await self._found(_BEHIND, **named)
 
     async def products_of(self, skus: Collection[str]) -> Mapping[str, set[str]]:
         """By the index on SKU and warehouse."""
-        item = tables.inventory_item.c
+        return await self._found(_BEHIND_SKUS, skus=list(skus))
+
+    async def _found(self, query: Query, **named: list[str]) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        statement = select(item.sku, item.product_id).where(self._database.among(item.sku, skus)).distinct()
-        for sku, product_id in await self._connection.execute(statement):
-            found.setdefault(sku, set()).add(product_id)
+        for row in await self._database.fetch(self._connection, query, **named):
+            found.setdefault(row["name"], set()).add(row["product_id"])
         return found
 
     async def lock(self, product_ids: Collection[str], *, wait: bool) -> set[str]:
@@ -150,12 +139,32 @@ class SqlTransaction:
         await self._connection.rollback()
 
 
+@Query
+def _BEHIND(database: Database) -> CompoundSelect[Any]:  # noqa: N802 - a query is a constant
+    item, line, receipt = tables.inventory_item.c, tables.reservation_line.c, tables.expected_receipt.c
+    return union_all(
+        select(item.id.label("name"), item.product_id).where(database.listed(item.id, "items")),
+        select(line.reservation_id, item.product_id).where(
+            database.listed(line.reservation_id, "reservations"), item.id == line.inventory_item_id
+        ),
+        select(receipt.id, item.product_id).where(
+            database.listed(receipt.id, "receipts"), item.id == receipt.inventory_item_id
+        ),
+    )
+
+
+@Query
+def _BEHIND_SKUS(database: Database) -> Select[Any]:  # noqa: N802
+    item = tables.inventory_item.c
+    return select(item.sku.label("name"), item.product_id).where(database.listed(item.sku, "skus")).distinct()
+
+
 _PRODUCTS = Query(lambda database: select(tables.product).where(database.listed(tables.product.c.id, "ids")))
 _ITEMS = Query(lambda database: select(tables.inventory_item).where(database.listed(tables.inventory_item.c.id, "ids")))
 
 
 @Query
-def _DUE(database: Database) -> Select[Any]:  # noqa: N802 - it is one of the queries above
+def _DUE(database: Database) -> Select[Any]:  # noqa: N802
     held, line, item = tables.reservation.c, tables.reservation_line.c, tables.inventory_item.c
     # The longest over first: after a long outage there may be any number, and the next batch takes the rest.
     # Materialised: hardly any hold is over, and a planner that does not know it would start from the item's lines,
@@ -253,20 +262,25 @@ async def read_reservations(database: Database, connection: AsyncConnection, ids
     """
     if not ids:
         return []
+    rows = [tuple(row.values()) for row in await database.fetch(connection, _RESERVATIONS, ids=list(ids))]
+    names, width = tables.reservation.c.keys(), len(tables.reservation.c)
+    found: dict[str, tuple[Row, list[ReservationLine]]] = {}
+    for row in rows:
+        _, lines = found.setdefault(row[0], (row[:width], []))
+        lines.append(ReservationLine(**dict(zip(ReservationLine.__struct_fields__, row[width:], strict=True))))
+    return [Reservation(**dict(zip(names, head, strict=True)), lines=tuple(lines)) for head, lines in found.values()]
+
+
+@Query
+def _RESERVATIONS(database: Database) -> Select[Any]:  # noqa: N802
     table, line, item = tables.reservation, tables.reservation_line, tables.inventory_item
-    rows = await connection.execute(
+    return (
         select(
             *(*table.c, line.c.inventory_item_id, item.c.product_id, item.c.warehouse_id, item.c.sku),
             *(line.c.quantity, line.c.fulfilled_quantity, line.c.released_quantity),
         )
         .join_from(table, line, line.c.reservation_id == table.c.id)
         .join(item, item.c.id == line.c.inventory_item_id)
-        .where(database.among(table.c.id, ids))
+        .where(database.listed(table.c.id, "ids"))
         .order_by(table.c.id, line.c.line)
     )
-    names, width = table.c.keys(), len(table.c)
-    found: dict[str, tuple[Row, list[ReservationLine]]] = {}
-    for row in rows:
-        _, lines = found.setdefault(row[0], (row[:width], []))
-        lines.append(ReservationLine(**dict(zip(ReservationLine.__struct_fields__, row[width:], strict=True))))
-    return [Reservation(**dict(zip(names, head, strict=True)), lines=tuple(lines)) for head, lines in found.values()]
