@@ -11,9 +11,9 @@ from litestar import Litestar, MediaType, Response, get, post
 from litestar.params import FromPath, FromQuery
 from msgspec.structs import replace
 
-from entrypoints import process
 from entrypoints.config import Config
-from entrypoints.serve import HttpServer, listen
+from entrypoints.processes import process
+from entrypoints.processes.serve import HttpServer, listen
 
 
 def app(answer: bytes) -> Litestar:

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.handling import Settle, Work, handling
 from core.running.loop import Loops
-from entrypoints import process
+from entrypoints.processes import process
 from ports.broker import Delivery, Message, Verdict
 
 

@@ -30,7 +30,7 @@ from core.errors import (
 from core.events import PRODUCT_EXCHANGE
 from core.operations import CreateWarehouse, EventPolicy, Outcome, Request
 from core.writing.writer import Writer
-from entrypoints.doctor import _letters
+from entrypoints.commands.doctor import _letters
 from ports.broker import Message
 from ports.dead_letters import LetterFilter
 from ports.outbox import RELAY

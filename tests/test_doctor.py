@@ -22,9 +22,9 @@ from standin import SECRET as SHARED
 from standin import standing_in
 from stores import migrated, only, stocked
 
+from entrypoints.commands.doctor import Finding, diagnose
 from entrypoints.config import load
 from entrypoints.demo.misbehaviour import Misbehaviour
-from entrypoints.doctor import Finding, diagnose
 
 AWAY = f"postgresql://user:hush@{LOOPBACK}:1/stock"
 MIGRATE = "Run `inventory migrate`."

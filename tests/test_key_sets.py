@@ -20,9 +20,9 @@ from adapters.tokens.remote import BYTES_MAX, open_key_set
 from adapters.tokens.verifier import Verifier
 from adapters.tokens.watch import COOLDOWN_SECONDS, KEPT_SECONDS, KeyWatch
 from core.errors import Unauthorized, Unavailable, ValidationFailed
-from entrypoints import process
+from entrypoints.commands.doctor import diagnose
 from entrypoints.config import load
-from entrypoints.doctor import diagnose
+from entrypoints.processes import process
 
 SECRET = "a-secret-for-tests-that-is-long-enough"
 ISSUER = AUDIENCE = "inventory-service"

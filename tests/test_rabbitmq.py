@@ -30,7 +30,7 @@ from core.errors import Conflict, Unavailable, ValidationFailed
 from core.events import BINDINGS, DEAD_LETTERS, EVENTS_EXCHANGE, EXCHANGES, PRODUCT_EXCHANGE, PRODUCT_QUEUE
 from core.operations import Ship
 from core.publishing.relay import Relay
-from entrypoints.consumer import check_broker
+from entrypoints.processes.loops import check_broker
 from ports.broker import Broker, Delivery, Message, Receipt, Verdict
 
 pytestmark = pytest.mark.services

@@ -47,9 +47,9 @@ from core.reconciling.reconciliation import Reconciliation
 from core.reconciling.survey import PAGES
 from core.stock import Item, Reservation
 from core.writing.writer import Writer
-from entrypoints import reconciler
+from entrypoints.commands.reconcile import Report, _print
 from entrypoints.config import Config, SettingError
-from entrypoints.reconcile import Report, _print
+from entrypoints.processes import reconciler
 from ports.store import Store
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)

@@ -22,14 +22,14 @@ from adapters.tokens.signing import mint, split_secrets
 from adapters.tokens.verifier import Verifier
 from core.events import EVENTS_EXCHANGE
 from core.writing.writer import Writer
-from entrypoints import process, serve
 from entrypoints.config import Config, load, with_secret
 from entrypoints.demo import samples
 from entrypoints.demo.goods import StoredProduct
 from entrypoints.demo.inventory_client import InventoryClient, open_inventory
 from entrypoints.demo.product_service import MANAGER, ProductService
 from entrypoints.demo.storefront import Storefront
-from entrypoints.serve import url_of
+from entrypoints.processes import process, serve
+from entrypoints.processes.serve import url_of
 from ports.broker import Broker, Message
 from ports.store import ItemFilter, Store
 

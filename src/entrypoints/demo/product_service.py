@@ -25,7 +25,7 @@ from entrypoints.demo.goods import NewProduct, ProductEdit, StoredProduct
 from entrypoints.demo.misbehaviour import Misbehaviour, spoil
 from entrypoints.demo.storefront import Storefront
 from entrypoints.demo.wire import HEAD_MAX, Answer, Request, read, send
-from entrypoints.serve import url_of
+from entrypoints.processes.serve import url_of
 from ports.broker import Message
 
 READER, MANAGER = "inventory-service", "product-manager"

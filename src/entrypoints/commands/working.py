@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from dishka import AsyncContainer
 
+from entrypoints.commands.terminal import check_tables, somebody_runs
 from entrypoints.config import Config
-from entrypoints.consumer import start_writing
-from entrypoints.terminal import check_tables, somebody_runs
+from entrypoints.processes.loops import start_writing
 from entrypoints.wiring import make_container
 from ports.store import Store
 

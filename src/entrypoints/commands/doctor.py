@@ -27,8 +27,8 @@ from adapters.telemetry import configure_logging, mask
 from adapters.tokens.keys import public_keys
 from adapters.tokens.signing import mint, split_secrets
 from core.errors import InventoryError, ProductNotFound, Unavailable, ValidationFailed
+from entrypoints.commands.trouble import explain, sqlite_file, where
 from entrypoints.config import Config, SettingError, check_processes, with_secret
-from entrypoints.trouble import explain, sqlite_file, where
 from entrypoints.wiring import connect_catalog, make_verifier
 from ports.broker import Broker
 from ports.cache import Cache

@@ -1,7 +1,4 @@
-"""``inventory consumer``: what nobody waits for, in a process of its own.
-
-The outbox relay, product events and the dead letters among them, product checks that are owed, imports, housekeeping.
-"""
+"""The loops of a service, and how they start and end, in whichever process they run."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,27 +16,9 @@ from core.reading.snapshots import Snapshots
 from core.upkeep.expiry import Sweeper
 from core.upkeep.housekeeping import Housekeeper
 from core.writing.writer import Writer
-from entrypoints import process
-from entrypoints.config import Config
-from entrypoints.wiring import make_container
+from entrypoints.processes import process
 from ports.broker import Broker
 from ports.store import Store
-
-
-def run(config: Config) -> None:
-    """Relay and consume until told to stop. Neither the broker nor the store needs to be there."""
-    process.announce(config, "consumer")
-    container = make_container(config)
-
-    async def main(stop: asyncio.Event) -> None:
-        async with AsyncExitStack() as ends:
-            ends.push_async_callback(process.in_time, container.close)
-            await start_writing(container, ends)
-            await ends.enter_async_context(relaying(container, stop, prepares=False))
-            process.ready()
-            await stop.wait()
-
-    process.run(main)
 
 
 async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None:

@@ -19,9 +19,7 @@ from core.findings import Finding, Repair, Run, Tally
 from core.ids import new_id
 from core.reconciling.reconciliation import REPAIR, Reconciliation
 from core.reconciling.reconciliation import Progress as Told
-from entrypoints.config import Config, check_processes
-from entrypoints.consumer import start_writing
-from entrypoints.terminal import (
+from entrypoints.commands.terminal import (
     NAME,
     act,
     console,
@@ -32,7 +30,9 @@ from entrypoints.terminal import (
     time_text,
     with_store,
 )
-from entrypoints.working import opened
+from entrypoints.commands.working import opened
+from entrypoints.config import Config, check_processes
+from entrypoints.processes.loops import start_writing
 from ports.store import Store
 
 _PAGE = 1_000

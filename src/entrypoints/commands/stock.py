@@ -13,9 +13,9 @@ from rich.text import Text
 from core.files.exports import export
 from core.files.imports import Imports
 from core.files.sheets import write_rows
+from entrypoints.commands.terminal import act, console, print_json, progress, run_to_end, time_text, with_store
+from entrypoints.commands.working import at_work
 from entrypoints.config import Config
-from entrypoints.terminal import act, console, print_json, progress, run_to_end, time_text, with_store
-from entrypoints.working import at_work
 from ports.imports import PART_BYTES, Format, Import, ImportOrder, Kind, RowError
 from ports.store import ItemFilter, Store
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from entrypoints.config import Config, as_environment
-from entrypoints.process import END_SECONDS
+from entrypoints.processes.process import END_SECONDS
 
 RESTART_SECONDS = 1.0
 _log = structlog.get_logger("workers")

@@ -6,8 +6,8 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
+from entrypoints.commands.terminal import act, console, print_json, progress, time_text, with_store
 from entrypoints.config import Config
-from entrypoints.terminal import act, console, print_json, progress, time_text, with_store
 from ports.outbox import Backlog
 from ports.replays import BlockedEvent, Replay, ReplayRange
 from ports.store import Store

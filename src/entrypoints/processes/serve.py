@@ -24,14 +24,14 @@ from adapters.tokens.watch import KeyWatch
 from core.catalog.watch import CatalogWatch
 from core.errors import InventoryError, Unavailable
 from core.reading.feed import Feed
-from entrypoints import process
 from entrypoints.api.app import create_app
 from entrypoints.api.health import say_leaving
 from entrypoints.config import Config, SettingError
-from entrypoints.consumer import relaying, start_writing
-from entrypoints.reconciler import reconciling
+from entrypoints.processes import process
+from entrypoints.processes.loops import relaying, start_writing
+from entrypoints.processes.reconciler import reconciling
+from entrypoints.processes.workers import keep_workers, stop_with_parent
 from entrypoints.wiring import make_container
-from entrypoints.workers import keep_workers, stop_with_parent
 from ports.store import Store
 
 BACKLOG = 1_024

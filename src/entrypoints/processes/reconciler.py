@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dishka import AsyncContainer
 
 from core.reconciling.reconciliation import Reconciliation
-from entrypoints import process
 from entrypoints.config import Config, SettingError
-from entrypoints.consumer import start_writing
+from entrypoints.processes import process
+from entrypoints.processes.loops import start_writing
 from entrypoints.wiring import make_container
 from ports.store import Store
 

@@ -18,9 +18,9 @@ from core.consuming.dead_letters import DeadLetters
 from core.consuming.redelivery import Elsewhere, Redelivery
 from core.errors import NotFound, ValidationFailed
 from core.writing.writer import Writer
+from entrypoints.commands.terminal import NAME, act, console, print_json, progress, run_to_end, time_text, with_store
+from entrypoints.commands.working import at_work
 from entrypoints.config import Config
-from entrypoints.terminal import NAME, act, console, print_json, progress, run_to_end, time_text, with_store
-from entrypoints.working import at_work
 from ports.dead_letters import Letter, LetterDetail, LetterFilter, LetterGroup, Retry
 from ports.store import Store
 

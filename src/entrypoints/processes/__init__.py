@@ -1,0 +1,1 @@
+"""What runs until it is told to stop: ``serve``, ``api``, ``consumer``, ``reconciler``."""
