@@ -1,25 +1,24 @@
 """The Store on either database: the batch's transaction and the reads; its other parts have files of their own."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
-from msgspec import Struct
-from msgspec.structs import asdict
-from sqlalchemy import BigInteger, Select, and_, case, delete, literal, select, tuple_
+from sqlalchemy import BigInteger, Select, and_, case, literal, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from adapters.sql import schema, tables
 from adapters.sql.database import Database, Insert, Query
 from adapters.sql.dead_letters import SqlDeadLetters
-from adapters.sql.imports import SqlImports, forget_imports
+from adapters.sql.housekeeping import SqlHousekeeping
+from adapters.sql.imports import SqlImports
 from adapters.sql.leases import SqlLeases
 from adapters.sql.outbox import SqlOutbox
+from adapters.sql.paging import bad_cursor, narrowed, page, read_cursor
 from adapters.sql.product_records import SqlProductRecords
-from adapters.sql.reconciliation import SqlReconciliation, forget_reconciliations
+from adapters.sql.reconciliation import SqlReconciliation
 from adapters.sql.replays import SqlReplays
 from adapters.sql.retries import SqlRetries
 from adapters.sql.transaction import (
@@ -55,7 +54,6 @@ from ports.store import (
 )
 
 T = TypeVar("T")
-_RUNS_KEPT = timedelta(days=30)
 
 
 @asynccontextmanager
@@ -88,7 +86,15 @@ def _database(url: str) -> Database:
 
 
 class SqlStore(
-    SqlLeases, SqlOutbox, SqlReplays, SqlDeadLetters, SqlRetries, SqlReconciliation, SqlProductRecords, SqlImports
+    SqlLeases,
+    SqlOutbox,
+    SqlReplays,
+    SqlDeadLetters,
+    SqlRetries,
+    SqlReconciliation,
+    SqlProductRecords,
+    SqlImports,
+    SqlHousekeeping,
 ):
     """See ``ports.store.Store``."""
 
@@ -138,13 +144,13 @@ class SqlStore(
         """In order of id, which is the order of creation."""
         table = tables.inventory_item.c
         statement = select(tables.inventory_item).order_by(table.id).limit(limit + 1)
-        statement = _narrowed(statement, table, filter, cursor, "item")
+        statement = narrowed(statement, table, filter, cursor, "item")
         if filter.stock == "low":
             statement = statement.where(table.available > 0, table.available <= table.reorder_threshold)
         if filter.stock == "out":
             statement = statement.where(table.available == 0)
         rows = await self._all(statement)
-        return _page([item_of(row._asdict()) for row in rows], limit, "item", lambda item: item.id)
+        return page([item_of(row._asdict()) for row in rows], limit, "item", lambda item: item.id)
 
     async def find_items(self, ids: Collection[str], skus: Collection[str]) -> list[Item]:
         """One statement for each index."""
@@ -189,13 +195,13 @@ class SqlStore(
         if filter.until is not None:
             statement = statement.where(table.c.recorded_at < filter.until)
         if cursor is not None:
-            version = _read_cursor(cursor, "ledger")
+            version = read_cursor(cursor, "ledger")
             if not version.isdecimal() or len(version) > 18:
-                raise _bad_cursor()
+                raise bad_cursor()
             statement = statement.where(table.c.item_version < int(version))
         rows = await self._all(statement.order_by(table.c.item_version.desc()).limit(limit + 1))
         entries = [StockTransaction(**row._asdict()) for row in rows]
-        return _page(entries, limit, "ledger", lambda entry: str(entry.item_version))
+        return page(entries, limit, "ledger", lambda entry: str(entry.item_version))
 
     async def reservation(self, id: str) -> Reservation | None:
         """With its lines, in one statement."""
@@ -207,7 +213,7 @@ class SqlStore(
         """In order of id, which is the order of creation."""
         table = tables.reservation.c
         statement = select(table.id).order_by(table.id).limit(limit + 1)
-        statement = _narrowed(statement, table, filter, cursor, "reservation")
+        statement = narrowed(statement, table, filter, cursor, "reservation")
         if filter.status == "CONFIRMED":
             statement = statement.where(table.status == tables.CONFIRMED)
         if filter.confirmed_before is not None:
@@ -215,7 +221,7 @@ class SqlStore(
         async with self.database.reading() as connection:
             ids = list((await connection.execute(statement)).scalars())
             found = {each.id: each for each in await read_reservations(self.database, connection, ids)}
-        return _page([found[id] for id in ids], limit, "reservation", lambda reservation: reservation.id)
+        return page([found[id] for id in ids], limit, "reservation", lambda reservation: reservation.id)
 
     async def holds(self, product_id: str) -> tuple[int, tuple[Hold, ...]]:
         """By the index of the lines that hold something; a product without holds comes as one row."""
@@ -242,12 +248,12 @@ class SqlStore(
     ) -> Page[ExpectedReceipt]:
         """In order of id, which is the order of creation."""
         table, item = tables.expected_receipt.c, tables.inventory_item.c
-        statement = _narrowed(RECEIPTS, table, filter, cursor, "receipt").order_by(table.id).limit(limit + 1)
+        statement = narrowed(RECEIPTS, table, filter, cursor, "receipt").order_by(table.id).limit(limit + 1)
         for name in ("product_id", "sku", "warehouse_id"):
             if (value := getattr(filter, name)) is not None:
                 statement = statement.where(item[name] == value)
         rows, now = await self._receipts(statement, overdue=filter.overdue)
-        return _page([receipt_of(row, now) for row in rows], limit, "receipt", lambda receipt: receipt.id)
+        return page([receipt_of(row, now) for row in rows], limit, "receipt", lambda receipt: receipt.id)
 
     async def _receipts(self, statement: Select[Any], *, overdue: bool | None = None) -> tuple[Sequence[Any], datetime]:
         """Read rows and the clock that says which of them are overdue."""
@@ -281,49 +287,6 @@ class SqlStore(
         async with self.database.reading() as connection:
             found: Sequence[Any] = (await connection.execute(statement)).all()
             return found
-
-    # -- housekeeping ------------------------------------------------------------------------------------------------
-
-    async def purge(self, *, answers_hours: float, events_days: float, inbox_days: float, limit: int = 1000) -> int:
-        """Small batches, each its own transaction, so that nobody waits behind them (rule R4)."""
-        keys, inbox, outbox = tables.idempotency_key.c, tables.inbox.c, tables.outbox.c
-        letter, attempt = tables.dead_letter.c, tables.dead_letter_attempt.c
-        async with self.database.reading() as connection:
-            now, _ = await self.database.clock(connection)
-        old = select(keys.issuer, keys.subject, keys.key).where(keys.created_at < now - timedelta(hours=answers_hours))
-        imports = tables.stock_import.c  # which may have to wait long, and must not be done twice then
-        old = old.where(keys.subject.not_in(select(imports.id).where(imports.ended_at.is_(None))))
-        heard = select(inbox.event_id).where(inbox.received_at < now - timedelta(days=inbox_days))
-        # In the order they went out, so that what is left of a product has no gaps; and only the first are looked at.
-        first = select(outbox.id, outbox.published_at).where(outbox.position.is_not(None))
-        first_sent = first.order_by(outbox.position).limit(limit).subquery()
-        sent = select(first_sent.c.id).where(first_sent.c.published_at < now - timedelta(days=events_days))
-        # What an operator had skipped went nowhere and has no position.
-        oldest = select(outbox.id, outbox.published_at, outbox.position).order_by(outbox.id).limit(limit).subquery()
-        skipped = select(oldest.c.id).where(
-            oldest.c.position.is_(None), oldest.c.published_at < now - timedelta(days=events_days)
-        )
-        # As long as an event is known again, so that what is restored late still has no second effect.
-        ended = select(letter.id).where(letter.ended_at < now - timedelta(days=inbox_days))
-        over = ended.order_by(letter.ended_at).limit(limit)
-        delivery = tables.delivery.c
-        counted = select(delivery.fingerprint).where(delivery.last_at < now - timedelta(days=inbox_days))
-        gone = 0
-        for statement in (
-            delete(tables.idempotency_key).where(_scope_in(old.limit(limit))),
-            delete(tables.inbox).where(inbox.event_id.in_(heard.limit(limit))),
-            delete(tables.outbox).where(outbox.id.in_(sent)),
-            delete(tables.outbox).where(outbox.id.in_(skipped)),
-            delete(tables.dead_letter_attempt).where(attempt.dead_letter_id.in_(over)),
-            delete(tables.dead_letter).where(letter.id.in_(over)),
-            delete(tables.delivery).where(tables.delivery.c.fingerprint.in_(counted.limit(limit))),
-            *forget_imports(now - timedelta(days=inbox_days), unfinished=now - timedelta(days=1), limit=limit),
-            *forget_reconciliations(now - _RUNS_KEPT, limit=limit),
-        ):
-            async with self.database.writing() as connection:
-                gone += (await connection.execute(statement)).rowcount
-                await connection.commit()
-        return gone
 
     async def ping(self) -> None:
         """The cheapest question."""
@@ -372,11 +335,6 @@ def _items(rows: Sequence[Any]) -> tuple[tuple[Item, ...], tuple[Supply, ...]]:
     return tuple(item_of(dict(zip(names, row[:width], strict=True))) for row in items.values()), tuple(supplies)
 
 
-def _scope_in(old: Select[Any]) -> Any:
-    keys = tables.idempotency_key.c
-    return tuple_(keys.issuer, keys.subject, keys.key).in_(old)
-
-
 def _balance(row: Any) -> Balance:
     return Balance(
         inventory_item_id=row.inventory_item_id,
@@ -390,36 +348,3 @@ def _balance(row: Any) -> Balance:
         transaction_id=row.id,
         recorded_at=row.recorded_at,
     )
-
-
-def _narrowed(statement: Select[Any], table: Any, filter: Struct, cursor: str | None, kind: str) -> Select[Any]:
-    """Add what the filter's fields ask of the columns of their names, and where the cursor stands."""
-    for name, value in asdict(filter).items():
-        if value is not None and name in table:
-            statement = statement.where(table[name] == value)
-    return statement if cursor is None else statement.where(table.id > _read_cursor(cursor, kind))
-
-
-def _page(rows: list[T], limit: int, kind: str, key: Callable[[T], str]) -> Page[T]:
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return Page(tuple(rows), _write_cursor(kind, key(rows[-1])) if more else None)
-
-
-def _write_cursor(kind: str, value: str) -> str:
-    return urlsafe_b64encode(f"{kind}:{value}".encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str, kind: str) -> str:
-    try:
-        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-    except ValueError:
-        raise _bad_cursor() from None
-    head, _, value = text.partition(":")
-    if head != kind or not value.isprintable():
-        raise _bad_cursor()
-    return value
-
-
-def _bad_cursor() -> ValidationFailed:
-    return ValidationFailed("The cursor is not one of this list's; start without one.")
