@@ -17,7 +17,7 @@ from stores import at_work, migrated, submit
 from adapters.memory import MemoryCatalog
 from core.errors import InventoryError
 from core.events import ProductVariant
-from core.findings import Kind, Limits, Run
+from core.findings import FindingKind, Limits, Run
 from core.operations import EventPolicy, Receive, Reserve, ReserveLine
 from core.reconciling.reconciliation import Reconciliation
 from core.reconciling.repairs import Repairer
@@ -30,7 +30,7 @@ _SQL = Path(__file__).with_name("planted.sql")
 _SELLERS = 4
 Key = tuple[str, str]
 
-PLANTED: dict[Kind, str] = {
+PLANTED: dict[FindingKind, str] = {
     "LEDGER_MISMATCH": "UPDATE inventory_item SET on_hand = on_hand + 5, available = available + 5 WHERE id = '{item}';"
     "UPDATE product SET total_on_hand = total_on_hand + 5, total_available = total_available + 5"
     " WHERE id = '{product}'",
@@ -77,7 +77,7 @@ async def plant(url: str, catalog: MemoryCatalog, items: int, count: int) -> tup
     kinds = list(PLANTED)
     planted: set[Key] = set()
     statements: list[str] = []
-    theirs: dict[int, Kind] = {number: kinds[place % len(kinds)] for place, number in enumerate(chosen)}
+    theirs: dict[int, FindingKind] = {number: kinds[place % len(kinds)] for place, number in enumerate(chosen)}
     for number in numbers:
         _put(catalog, number, theirs.get(number))
     for number, kind in theirs.items():
@@ -92,7 +92,7 @@ async def plant(url: str, catalog: MemoryCatalog, items: int, count: int) -> tup
     return planted, [f"inv_{number:08}" for number in numbers if number not in theirs]
 
 
-def _put(catalog: MemoryCatalog, number: int, kind: Kind | None) -> None:
+def _put(catalog: MemoryCatalog, number: int, kind: FindingKind | None) -> None:
     if kind == "PRODUCT_GONE":
         return
     sku, name = f"SKU-{number:08}", f"Thing {number}"

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from adapters.handling import Settle, Work, handling
+from adapters.handling import Handed, Settle, handling
 from core.running.loop import Loops
 from entrypoints.processes import process
 from ports.broker import Delivery, Message, Verdict
@@ -60,7 +60,7 @@ async def test_a_message_that_cannot_be_taken_ends_nothing(monkeypatch: pytest.M
     for id in ("unreadable", "good"):
         arrived.put_nowait(id)
 
-    async def take() -> Work:
+    async def take() -> Handed:
         if (id := await arrived.get()) == "unreadable":
             raise ValueError("It cannot be read.")
         settle: Settle = partial(asyncio.sleep, 0)

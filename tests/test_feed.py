@@ -23,7 +23,7 @@ from adapters.tokens.signing import mint
 from core.errors import Unavailable
 from core.operations import Receive, Ship
 from core.reading import feed as module
-from core.reading.feed import WAITING_MAX, Feed, Listener, Wanted
+from core.reading.feed import WAITING_MAX, Feed, Interest, Listener
 from core.stock import Item
 from ports.outbox import RELAY
 from ports.store import Store
@@ -78,7 +78,7 @@ async def received(store: Store, item: Item, times: int = 1) -> None:
 
 
 @asynccontextmanager
-async def following(feed: Feed, wanted: Wanted, after: int | None = None) -> AsyncIterator[list[Told]]:
+async def following(feed: Feed, wanted: Interest, after: int | None = None) -> AsyncIterator[list[Told]]:
     """Collect what a listener is told, from when it is heard."""
     heard: list[Told] = []
     connected = asyncio.Event()
@@ -114,10 +114,10 @@ async def test_everybody_is_told_what_they_want(store: Store, feed: Feed) -> Non
     await publish(store)
     last = await store.position()
     async with (
-        following(feed, Wanted()) as everything,
-        following(feed, Wanted(product_id="prod_2")) as of_product,
-        following(feed, Wanted(type="OutOfStock")) as of_type,
-        following(feed, Wanted(warehouse_id="wh_2")) as of_place,
+        following(feed, Interest()) as everything,
+        following(feed, Interest(product_id="prod_2")) as of_product,
+        following(feed, Interest(type="OutOfStock")) as of_type,
+        following(feed, Interest(warehouse_id="wh_2")) as of_place,
     ):
         for each in (item, south, other):
             await received(store, each)
@@ -141,7 +141,7 @@ async def test_who_comes_back_misses_nothing(store: Store, feed: Feed, monkeypat
     begin = await store.position()
     await received(store, item, 40)
     await publish(store)
-    async with following(feed, Wanted(), begin) as one, following(feed, Wanted(), begin + 20) as another:
+    async with following(feed, Interest(), begin) as one, following(feed, Interest(), begin + 20) as another:
         for _ in range(10):
             await received(store, item, 3)
             await publish(store)
@@ -162,7 +162,7 @@ async def test_what_is_gone_is_told_as_a_gap(store: Store, feed: Feed) -> None:
         await connection.execute(delete(tables.outbox).where(tables.outbox.c.position <= last - 2))
         await connection.commit()
 
-    async with following(feed, Wanted(), 1) as heard:
+    async with following(feed, Interest(), 1) as heard:
         await until(lambda: len(heard) == 3)
 
     assert heard[0] == Told(-1, "Gap", {"after": 1, "next": last - 1})
@@ -179,7 +179,7 @@ async def test_a_gap_up_to_now_is_told_as_well(store: Store, feed: Feed) -> None
         await connection.execute(delete(tables.outbox))
         await connection.commit()
 
-    async with following(feed, Wanted(), 0) as heard:
+    async with following(feed, Interest(), 0) as heard:
         await until(lambda: len(heard) == 1)
         await received(store, item)
         await publish(store)
@@ -193,7 +193,7 @@ async def test_a_position_that_is_not_yet_means_now(store: Store, feed: Feed) ->
     """Such as one of a database that was put back to an earlier state."""
     item = await stocked(store, 1)
     await publish(store)
-    async with following(feed, Wanted(), 10**17) as heard:
+    async with following(feed, Interest(), 10**17) as heard:
         await received(store, item)
         await publish(store)
         await until(lambda: heard)
@@ -205,7 +205,7 @@ async def test_a_slow_listener_is_dropped_and_nobody_else(store: Store, feed: Fe
     item = await stocked(store, 1)
     await publish(store)
     begin = await store.position()
-    async with following(feed, Wanted()) as heard, feed.listen(Wanted()) as slow:
+    async with following(feed, Interest()) as heard, feed.listen(Interest()) as slow:
         stream = feed.follow(slow, None)
         await anext(stream)
         stuck = asyncio.create_task(anext(stream))
@@ -225,7 +225,7 @@ async def test_a_slow_listener_is_dropped_and_nobody_else(store: Store, feed: Fe
 
 async def test_a_listener_holds_no_more_than_so_much() -> None:
     """However much is offered to one that has ended."""
-    listener = Listener(Wanted())
+    listener = Listener(Interest())
     for _ in range(2 * WAITING_MAX):
         listener.offer(b"frame")
     assert (listener.ended, listener._frames, await listener.take()) == (True, [], b"")
@@ -235,7 +235,7 @@ async def test_when_the_feed_stops_every_stream_ends(store: Store) -> None:
     """And nobody new is taken."""
     feed = Feed(store)
     await feed.start()
-    async with feed.listen(Wanted()) as listener:
+    async with feed.listen(Interest()) as listener:
         stream = feed.follow(listener, None)
         await anext(stream)
         rest = asyncio.create_task(anext(stream))
@@ -244,7 +244,7 @@ async def test_when_the_feed_stops_every_stream_ends(store: Store) -> None:
         with pytest.raises(StopAsyncIteration):
             await rest
     with pytest.raises(Unavailable):
-        async with feed.listen(Wanted()):
+        async with feed.listen(Interest()):
             pass
 
 
@@ -252,15 +252,15 @@ async def test_nobody_takes_every_place(feed: Feed, monkeypatch: pytest.MonkeyPa
     """So many streams in one name, so many in all; a place that is left is free."""
     monkeypatch.setattr(module, "OWN_MAX", 2)
     monkeypatch.setattr(module, "LISTENERS_MAX", 3)
-    async with feed.listen(Wanted(), name="one"), feed.listen(Wanted(), name="one"):
+    async with feed.listen(Interest(), name="one"), feed.listen(Interest(), name="one"):
         with pytest.raises(Unavailable, match="in your name"):
-            async with feed.listen(Wanted(), name="one"):
+            async with feed.listen(Interest(), name="one"):
                 pass
-        async with feed.listen(Wanted(), name="other"):
+        async with feed.listen(Interest(), name="other"):
             with pytest.raises(Unavailable, match="no room"):
-                async with feed.listen(Wanted(), name="third"):
+                async with feed.listen(Interest(), name="third"):
                     pass
-    async with feed.listen(Wanted(), name="one"):
+    async with feed.listen(Interest(), name="one"):
         pass
 
 
@@ -271,7 +271,7 @@ async def test_listeners_are_told_that_they_are_connected(
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
     other = Feed(store)
     await other.start()
-    async with other.listen(Wanted()) as listener:
+    async with other.listen(Interest()) as listener:
         stream = other.follow(listener, None)
         pieces = [await anext(stream), await anext(stream)]
     await other.stop()
@@ -360,7 +360,7 @@ async def test_too_many_streams_of_one_token_are_refused(tmp_path: Path, monkeyp
     async with serving(tmp_path) as api, api.client(PRODUCT_SERVICE) as client:
         feed = await api.container.get(Feed)
         await feed.start()
-        async with feed.listen(Wanted(), name="inventory-service tester"):
+        async with feed.listen(Interest(), name="inventory-service tester"):
             answer = await client.get("/events")
         await feed.stop()
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
@@ -384,7 +384,7 @@ async def test_who_takes_nothing_is_let_go(store: Store, feed: Feed, monkeypatch
     dropped = asyncio.Event()
 
     async def stuck() -> None:
-        async with feed.listen(Wanted()) as listener:
+        async with feed.listen(Interest()) as listener:
             listener.sending_since = asyncio.get_running_loop().time()
             try:
                 await asyncio.sleep(30)
@@ -392,14 +392,14 @@ async def test_who_takes_nothing_is_let_go(store: Store, feed: Feed, monkeypatch
                 assert listener.ended
                 dropped.set()
 
-    async with following(feed, Wanted()) as heard, asyncio.timeout(5):
+    async with following(feed, Interest()) as heard, asyncio.timeout(5):
         await asyncio.gather(stuck(), dropped.wait())
         assert heard is not None and len(feed._all) == 1
 
 
 async def test_those_who_want_the_same_are_given_the_same_bytes(store: Store, feed: Feed) -> None:
     """Encoded and put together once, however many listen."""
-    async with feed.listen(Wanted(type="OutOfStock")) as one, feed.listen(Wanted(type="OutOfStock")) as two:
+    async with feed.listen(Interest(type="OutOfStock")) as one, feed.listen(Interest(type="OutOfStock")) as two:
         streams = [feed.follow(each, None) for each in (one, two)]
         for stream in streams:
             await anext(stream)

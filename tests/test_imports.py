@@ -26,7 +26,7 @@ from core.files.exports import export
 from core.files.imports import BATCH_ROWS, Imports, TooLarge
 from core.operations import EventPolicy, Outcome, Request
 from core.writing.writer import Writer
-from ports.imports import Import, ImportOrder, Kind, RowError
+from ports.imports import Import, ImportOrder, RowError, SheetKind
 from ports.leases import Lease
 from ports.store import IMPORTS, ItemFilter, LedgerFilter, Store
 
@@ -348,7 +348,7 @@ async def test_what_is_exported_stocks_another_store(store: Store, tmp_path: Pat
     await imported(store, "name,id", "=SUM(A1),wh_2")
     await imported(store, "sku,productId,warehouseId,name,initialQuantity", '+B,prod_2,wh_2,"a, ""b""",7')
 
-    async def file(kind: Kind, format: Any) -> bytes:
+    async def file(kind: SheetKind, format: Any) -> bytes:
         return b"".join([piece async for piece in export(store, kind, format, ItemFilter())])
 
     async with _new(tmp_path) as other:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from core.errors import ValidationFailed
 from core.files.kinds import CountRow, ReceiptRow
 from core.files.sheets import LINE_MAX, Row, Sheet, write_rows
-from ports.imports import Format, Kind
+from ports.imports import Format, SheetKind
 
 HEAD = b"sku,warehouseId,quantity\n"
 
 
-def read(content: bytes, kind: Kind | None = None, *, format: Format = "csv", piece: int = 0) -> list[Row]:
+def read(content: bytes, kind: SheetKind | None = None, *, format: Format = "csv", piece: int = 0) -> list[Row]:
     """Return the rows of a file that comes in pieces of so many bytes."""
     sheet = Sheet(kind, format)
     step = piece or max(len(content), 1)
@@ -23,7 +23,7 @@ def read(content: bytes, kind: Kind | None = None, *, format: Format = "csv", pi
     return [*rows, *sheet.end()]
 
 
-def refusal(content: bytes, kind: Kind | None = None) -> str:
+def refusal(content: bytes, kind: SheetKind | None = None) -> str:
     """Return why a file is refused as a whole."""
     with pytest.raises(ValidationFailed) as refused:
         read(content, kind)
@@ -94,7 +94,7 @@ def test_a_bad_line_is_told_and_the_others_are_read(line: bytes, why: str) -> No
         ("sku,quantity\n".encode("utf-16"), None, "save the file as UTF-8"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_refused_whole(content: bytes, kind: Kind | None, why: str) -> None:
+def test_a_file_that_cannot_be_understood_is_refused_whole(content: bytes, kind: SheetKind | None, why: str) -> None:
     """With a sentence that says what to do."""
     assert why in refusal(content, kind)
 

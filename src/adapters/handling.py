@@ -17,14 +17,14 @@ CANCEL_SECONDS = 1.0
 
 Settle = Callable[[Verdict | None], Awaitable[None]]
 """Tells the broker what a handler said of its message; None asks for the message to come again."""
-Work = tuple[Delivery, Settle]
+Handed = tuple[Delivery, Settle]
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def handling(
-    queue: str, take: Callable[[], Awaitable[Work]], handle: Handler, *, at_once: int
+    queue: str, take: Callable[[], Awaitable[Handed]], handle: Handler, *, at_once: int
 ) -> AsyncIterator[None]:
     """Take work and give it to ``handle`` while the block runs, up to ``at_once`` unsettled at a time.
 
@@ -49,7 +49,7 @@ class _Handlers:
         self._running: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
 
-    async def give(self, take: Callable[[], Awaitable[Work]]) -> None:
+    async def give(self, take: Callable[[], Awaitable[Handed]]) -> None:
         """Begin handlers until cancelled."""
         while True:
             await self._slots.acquire()

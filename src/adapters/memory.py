@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from adapters.handling import Work, handling
+from adapters.handling import Handed, handling
 from core.errors import ProductNotFound, ProductServiceUnavailable, Unavailable
 from core.events import BINDINGS, DEAD_LETTERS, EXCHANGES, ProductVariant
 from ports.broker import Broker, Delivery, Handler, Message, Receipt, Verdict
@@ -70,7 +70,7 @@ class MemoryBroker:
     async def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AsyncIterator[None]:
         """See the port. A queue that is not declared yet is waited for."""
 
-        async def take() -> Work:
+        async def take() -> Handed:
             async with self._declared:
                 await self._declared.wait_for(lambda: queue in self._queues)
             delivery = await self._queues[queue].get()

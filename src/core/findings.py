@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
-Kind = Literal[
+FindingKind = Literal[
     "LEDGER_MISMATCH",
     "RESERVED_MISMATCH",
     "RECEIVED_MISMATCH",
@@ -26,7 +26,7 @@ Nature = Literal["missing", "extra", "stale", "conflicting", "in flight"]
 Trigger = Literal["interval", "manual", "request"]
 Repairs = Literal["plan", "safe", "all"]
 Status = Literal["REQUESTED", "RUNNING", "DONE", "HALTED", "CANCELLED"]
-Outcome = Literal["REPAIRED", "PLANNED", "DEFERRED", "FAILED"]
+RepairOutcome = Literal["REPAIRED", "PLANNED", "DEFERRED", "FAILED"]
 Part = Literal["stock", "outbox", "receipts", "ledger", "events", "catalog", "listing"]
 """What can be looked through: every product as it stands now; every event that waits to be published; every expected
 receipt, those that have ended as well; every row of the ledger; every event that is kept; every product of ours as the
@@ -37,7 +37,7 @@ QUICK: tuple[Part, ...] = ("stock", "outbox")
 """What tells how things stand."""
 OF_CATALOG: frozenset[Part] = frozenset({"catalog", "listing"})
 
-SEEN_IN: dict[Kind, frozenset[Part]] = {
+SEEN_IN: dict[FindingKind, frozenset[Part]] = {
     "LEDGER_MISMATCH": frozenset({"stock", "ledger"}),
     "RESERVED_MISMATCH": frozenset({"stock"}),
     "RECEIVED_MISMATCH": frozenset({"stock", "receipts"}),
@@ -55,7 +55,7 @@ SEEN_IN: dict[Kind, frozenset[Part]] = {
 }
 """Where each kind is found: one that is not seen any more is gone when all of these were looked through."""
 
-NATURES: dict[Kind, Nature] = {
+NATURES: dict[FindingKind, Nature] = {
     "LEDGER_MISMATCH": "conflicting",
     "RESERVED_MISMATCH": "stale",
     "RECEIVED_MISMATCH": "stale",
@@ -71,11 +71,11 @@ NATURES: dict[Kind, Nature] = {
     "NAME_DRIFT": "stale",
     "ITEMS_MISSING": "missing",
 }
-DESTRUCTIVE: frozenset[Kind] = frozenset({"LEDGER_MISMATCH", "PRODUCT_GONE", "PRODUCT_DELETED"})
+DESTRUCTIVE: frozenset[FindingKind] = frozenset({"LEDGER_MISMATCH", "PRODUCT_GONE", "PRODUCT_DELETED"})
 """Their repair changes what is on hand, or takes items off sale."""
-ABSENT: frozenset[Kind] = frozenset({"PRODUCT_GONE", "PRODUCT_DELETED"})
+ABSENT: frozenset[FindingKind] = frozenset({"PRODUCT_GONE", "PRODUCT_DELETED"})
 """They rest on the Product Service not having something, which alone is no reason to act."""
-FOR_PEOPLE: frozenset[Kind] = frozenset({"VERSION_GAP", "EVENT_STUCK"})
+FOR_PEOPLE: frozenset[FindingKind] = frozenset({"VERSION_GAP", "EVENT_STUCK"})
 """Nothing of these can be put right by a rule."""
 
 Values = dict[str, int | str]
@@ -103,7 +103,7 @@ class Discrepancy(Struct, frozen=True, rename="camel", kw_only=True):
     - ITEMS_MISSING: there is no item here of a variant there.
     """
 
-    kind: Kind
+    kind: FindingKind
     product_id: str
     inventory_item_id: str | None
     expected: Values
@@ -134,10 +134,10 @@ class Repair(Struct, frozen=True, rename="camel", kw_only=True):
     """
 
     run_id: str
-    kind: Kind
+    kind: FindingKind
     subject: str
     product_id: str
-    outcome: Outcome
+    outcome: RepairOutcome
     reason: str | None
     before: Values
     after: Values
@@ -181,10 +181,10 @@ class Run(Struct, frozen=True, rename="camel", kw_only=True):
     repairs: Repairs = "plan"
     products: int = 0
     items: int = 0
-    findings: Mapping[Kind, int] = {}
+    findings: Mapping[FindingKind, int] = {}
     raised: int = 0
     resolved: int = 0
-    outcomes: Mapping[Outcome, int] = {}
+    outcomes: Mapping[RepairOutcome, int] = {}
     alarms: tuple[str, ...] = ()
     part: str | None = None
     place: str | None = None
@@ -206,7 +206,7 @@ class Tally(Struct, frozen=True, rename="camel"):
     ``nature`` is what is wrong with them: missing, extra, stale, conflicting, in flight.
     """
 
-    kind: Kind
+    kind: FindingKind
     nature: Nature
     new: int
     day: int

@@ -14,7 +14,7 @@ from msgspec.structs import force_setattr
 from core.errors import KINDS, InventoryError, error_named
 from core.events import ProductEvent
 from core.fields import Delta, HoldSeconds, Id, Instant, Level, ProductId, Quantity, Text, Word, utc
-from core.findings import Kind, Values
+from core.findings import FindingKind, Values
 from core.stock import ExpectedReceipt, Item, LeadTime, Product, Reservation, StockTransaction, Warehouse
 
 
@@ -370,7 +370,7 @@ class Rectify(Struct, frozen=True, kw_only=True):
     """
 
     product_id: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[FindingKind, ...]
     announce: tuple[str, ...] = ()
     run_id: str
 
@@ -378,7 +378,7 @@ class Rectify(Struct, frozen=True, kw_only=True):
 class Correction(Struct, frozen=True, rename="camel", kw_only=True):
     """What was wrong about an item or product, and the values that have changed."""
 
-    kind: Kind
+    kind: FindingKind
     subject: str
     before: Values
     after: Values

@@ -10,7 +10,7 @@ from core.acts import Act
 from core.fields import Word
 from ports.leases import Lease
 
-Kind = Literal["warehouses", "items", "receipts", "counts"]
+SheetKind = Literal["warehouses", "items", "receipts", "counts"]
 Format = Literal["csv", "jsonl"]
 
 ImportStatus = Literal["UPLOADING", "QUEUED", "CHECKING", "IMPORTING", "DONE", "REFUSED", "CANCELLED"]
@@ -26,7 +26,7 @@ class ImportOrder(Struct, frozen=True, rename="camel", kw_only=True):
     that was imported before.
     """
 
-    kind: Kind | None = None
+    kind: SheetKind | None = None
     format: Format = "csv"
     name: Word | None = None
     dry_run: bool = False
@@ -42,7 +42,7 @@ class Import(Struct, frozen=True, rename="camel", kw_only=True):
 
     id: str
     status: ImportStatus
-    kind: Kind | None
+    kind: SheetKind | None
     format: Format
     name: str | None
     dry_run: bool

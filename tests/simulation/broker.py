@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from simulation.virtual import Process
 from simulation.world import World
 
-from adapters.handling import Work, handling
+from adapters.handling import Handed, handling
 from core.errors import Unavailable
 from core.events import DEAD_LETTERS, PRODUCT_QUEUE
 from ports.broker import Delivery, Handler, Message, Receipt, Verdict
@@ -145,7 +145,7 @@ class SimulatedBroker:
     async def consume(self, queue: str, handle: Handler, *, prefetch: int = 64) -> AsyncIterator[None]:
         """See the port."""
 
-        async def take() -> Work:
+        async def take() -> Handed:
             tag, delivery = await self._exchange.take(queue, self._process)
             return delivery, partial(self._settle, tag)
 

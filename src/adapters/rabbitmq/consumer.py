@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity
 from yarl import URL
 
-from adapters.handling import Work
+from adapters.handling import Handed
 from adapters.rabbitmq.connection import ANSWER_SECONDS, CLOSE_SECONDS, Connection, Upkeep, backoff, conversation
 from core.errors import Unavailable
 from ports.broker import Delivery, Message, Verdict
@@ -70,7 +70,7 @@ class Consumer:
             finally:
                 await self._upkeep.end()
 
-    async def take(self) -> Work:
+    async def take(self) -> Handed:
         """Wait for the next message; one whose channel is lost is passed over, for it comes again on another."""
         while True:
             incoming, subscription = await self._arrived.get()

@@ -34,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.sql import tables
 from adapters.sql.database import Database
-from core.findings import Discrepancy, Kind, Part
+from core.findings import Discrepancy, FindingKind, Part
 from ports.reconciliation import ComparedPage
 
 Place = tuple[str, int]
@@ -180,7 +180,7 @@ def size(part: Part) -> Select[Any]:
 
 
 def _compare(
-    kind: Kind, source: FromClause, product: ColumnElement[str], item: ColumnElement[str] | None, pairs: _Pairs
+    kind: FindingKind, source: FromClause, product: ColumnElement[str], item: ColumnElement[str] | None, pairs: _Pairs
 ) -> Select[Any]:
     """Select where expected and found values differ. All of these have the same columns and can be put in one union."""
     columns: list[ColumnElement[Any]] = [

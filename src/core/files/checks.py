@@ -26,7 +26,7 @@ NOWHERE = "inv_0"
 _ASKED_AT_ONCE = 20
 
 
-class Verdict(Struct, frozen=True):
+class RowVerdict(Struct, frozen=True):
     """What would become of the row that begins in ``line``: an operation, or a refusal."""
 
     line: int
@@ -45,7 +45,7 @@ class Checker:
         self._owners: dict[str, str] = {}
         self._refused: dict[str, InventoryError | None] = {}
 
-    async def check(self, rows: Sequence[Row]) -> list[Verdict]:
+    async def check(self, rows: Sequence[Row]) -> list[RowVerdict]:
         """Return a verdict on each row.
 
         Raises:
@@ -56,7 +56,7 @@ class Checker:
         await self._admit({row.product_id for row in said if isinstance(row, CreateItem)})
         return [self._verdict(row, known) for row in rows]
 
-    def _verdict(self, row: Row, known: "Known") -> Verdict:
+    def _verdict(self, row: Row, known: "Known") -> RowVerdict:
         try:
             if row.said is None:
                 raise ValidationFailed(row.fault)
@@ -65,13 +65,13 @@ class Checker:
             if isinstance(row.said, CreateItem):
                 self._check_product(row.said)
         except InventoryError as refusal:
-            return Verdict(row.line, error=RowError(row.line, refusal.code, refusal.detail))
+            return RowVerdict(row.line, error=RowError(row.line, refusal.code, refusal.detail))
         before = self._seen.setdefault(hash(subject(row.said, item_id or "")), row.line)
         if before != row.line:
-            return Verdict(
+            return RowVerdict(
                 row.line, error=RowError(row.line, "duplicate_row", f"It says again what line {before} says.")
             )
-        return Verdict(row.line, operation(row.said, item_id or NOWHERE))
+        return RowVerdict(row.line, operation(row.said, item_id or NOWHERE))
 
     def _check_product(self, row: CreateItem) -> None:
         if (refusal := self._refused.get(row.product_id)) is not None:

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from core.errors import ValidationFailed
 from core.files.kinds import EXPORTS, LAYOUTS
 from core.files.sheets import write_rows
-from ports.imports import Format, Kind
+from ports.imports import Format, SheetKind
 from ports.store import ItemFilter, Store
 
 _PAGE = 1_000
 
 
-async def export(store: Store, kind: Kind, format: Format, filter: ItemFilter) -> AsyncIterator[bytes]:
+async def export(store: Store, kind: SheetKind, format: Format, filter: ItemFilter) -> AsyncIterator[bytes]:
     """Yield the file in pieces, items in order of creation; each page is as it was when it was read.
 
     Raises:
@@ -32,5 +32,5 @@ async def export(store: Store, kind: Kind, format: Format, filter: ItemFilter) -
         yield write_rows(map(told, page.rows), format, header=False)
 
 
-def _header(kind: Kind, format: Format) -> bytes:
+def _header(kind: SheetKind, format: Format) -> bytes:
     return f"{','.join(LAYOUTS[kind].columns)}\r\n".encode() if format == "csv" else b""

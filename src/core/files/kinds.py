@@ -13,7 +13,7 @@ from msgspec import Struct
 from core.fields import Id, Instant, Level, Quantity, Text, Word, in_utc
 from core.operations import Count, CreateItem, CreateWarehouse, Operation, Receive
 from core.stock import Item, LeadTime
-from ports.imports import Kind
+from ports.imports import SheetKind
 
 Place = tuple[str, str]
 """(sku, warehouse id)"""
@@ -96,7 +96,7 @@ class Layout(Struct, frozen=True):
 _POLICY = frozenset({"initialQuantity", "reorderThreshold", "targetStockLevel", "safetyStock"})
 _TOLD = frozenset({"quantityOnHand", "quantityReserved", "quantityAvailable", "shortfall", "status", "version"})
 _TOLD_TIMES = frozenset({"createdAt", "updatedAt"})
-LAYOUTS: dict[Kind, Layout] = {
+LAYOUTS: dict[SheetKind, Layout] = {
     "warehouses": Layout(
         WarehouseRow,
         frozenset({"name"}),
@@ -116,7 +116,7 @@ LAYOUTS: dict[Kind, Layout] = {
 }
 
 
-def kind_of(columns: frozenset[str]) -> Kind | None:
+def kind_of(columns: frozenset[str]) -> SheetKind | None:
     """Return the kind of a file with these columns, None where it could be none, or several."""
     fitting = [
         kind for kind, layout in LAYOUTS.items() if layout.required <= columns <= layout.told.union(layout.columns)
@@ -124,7 +124,7 @@ def kind_of(columns: frozenset[str]) -> Kind | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def read_cells(kind: Kind, cells: Mapping[str, str]) -> Any:
+def read_cells(kind: SheetKind, cells: Mapping[str, str]) -> Any:
     """Return the row of a kind that the cells of a line say; an empty cell says nothing.
 
     Raises:
@@ -143,7 +143,7 @@ def read_cells(kind: Kind, cells: Mapping[str, str]) -> Any:
     return read_values(kind, values)
 
 
-def read_values(kind: Kind, values: Mapping[str, Any]) -> Any:
+def read_values(kind: SheetKind, values: Mapping[str, Any]) -> Any:
     """Return the row of a kind that these values say.
 
     Raises:
@@ -243,4 +243,4 @@ def warehouse_values(warehouse: Any) -> dict[str, Any]:
 
 
 Told = Callable[[Any], dict[str, Any]]
-EXPORTS: dict[Kind, Told] = {"warehouses": warehouse_values, "items": item_values, "counts": count_values}
+EXPORTS: dict[SheetKind, Told] = {"warehouses": warehouse_values, "items": item_values, "counts": count_values}

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from core.errors import ValidationFailed
 from core.files.kinds import LAYOUTS, kind_of, read_cells, read_values
-from ports.imports import Format, Kind
+from ports.imports import Format, SheetKind
 
 LINE_MAX = 64 * 1024
 """Bytes of one row, with all the lines it spans."""
@@ -40,7 +40,7 @@ class Sheet:
         format: CSV or JSON lines.
     """
 
-    def __init__(self, kind: Kind | None, format: Format) -> None:
+    def __init__(self, kind: SheetKind | None, format: Format) -> None:
         self.kind = kind
         self._format = format
         self._columns: list[str] = []
@@ -167,7 +167,7 @@ class Sheet:
         return columns
 
 
-def _kind_of(columns: frozenset[str]) -> Kind:
+def _kind_of(columns: frozenset[str]) -> SheetKind:
     if (kind := kind_of(columns)) is None:
         raise ValidationFailed(
             f"Columns {_listed(columns)} are those of no one kind of file; say which it is: {', '.join(LAYOUTS)}."

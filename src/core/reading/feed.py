@@ -34,7 +34,7 @@ _HEARTBEAT = b":\n\n"
 _log = logging.getLogger(__name__)
 
 
-class Wanted(Struct, frozen=True):
+class Interest(Struct, frozen=True):
     """Which events a listener wants; None means any."""
 
     product_id: str | None = None
@@ -68,7 +68,7 @@ class Frame(Struct, frozen=True):
         data = b"id: %d\nevent: %b\ndata: %b\n\n" % (row.position, row.event_type.encode(), row.body)
         return cls(row.position, row.event_type, row.product_id, _where(row.body).payload.warehouse_id, data)
 
-    def suits(self, wanted: Wanted) -> bool:
+    def suits(self, wanted: Interest) -> bool:
         """Whether a listener wants it."""
         return (
             wanted.product_id in (None, self.product_id)
@@ -82,7 +82,7 @@ class Listener:
 
     __slots__ = ("_count", "_frames", "_something", "ended", "name", "sending_since", "task", "wanted")
 
-    def __init__(self, wanted: Wanted, *, name: str = "") -> None:
+    def __init__(self, wanted: Interest, *, name: str = "") -> None:
         self.wanted = wanted
         self.name = name
         self.ended = False
@@ -141,7 +141,7 @@ class Feed:
         await self._loops.stop()
 
     @asynccontextmanager
-    async def listen(self, wanted: Wanted, *, name: str = "") -> AsyncIterator[Listener]:
+    async def listen(self, wanted: Interest, *, name: str = "") -> AsyncIterator[Listener]:
         """Be a listener, in the name of somebody, while the block runs; frames come once ``follow`` has caught up.
 
         Raises:
@@ -199,7 +199,7 @@ class Feed:
     def _tell(self, rows: Sequence[OutboxRow]) -> None:
         frames = [Frame.of(row) for row in rows]
         for product_id in (None, *dict.fromkeys(frame.product_id for frame in frames)):
-            pieces: dict[Wanted, tuple[bytes, int]] = {}  # one for all who want the same
+            pieces: dict[Interest, tuple[bytes, int]] = {}  # one for all who want the same
             for listener in self._listeners.get(product_id, ()):
                 if (piece := pieces.get(listener.wanted)) is None:
                     suiting = [frame.data for frame in frames if frame.suits(listener.wanted)]

@@ -34,7 +34,7 @@ ANSWERS_MAX = 16
 _GLANCES = 3
 
 
-class Answer(Generic[T]):
+class Found(Generic[T]):
     """An answer, and the entity tag that names what it was made of. ``encoded`` is for who sends it more than once."""
 
     __slots__ = ("data", "encoded", "tag")
@@ -60,7 +60,7 @@ class Inventory:
         self._store = store
         self._snapshots = snapshots
 
-    def near(self, question: Question) -> Answer[Any] | None:
+    def near(self, question: Question) -> Found[Any] | None:
         """Return the answer to a question if it was given before and is kept near; it takes no time."""
         if question.item_id is not None:
             sight = self._snapshots.near_of(question.item_id)
@@ -68,7 +68,7 @@ class Inventory:
             sight = self._snapshots.near(question.product_id)
         return sight.answers.get(question.key) if sight is not None else None
 
-    async def by_product(self, product_id: str) -> Answer[ProductInventory]:
+    async def by_product(self, product_id: str) -> Found[ProductInventory]:
         """Return a product's stock in all warehouses; zeros for a product that has no items.
 
         The same object for as long as the answer is the same and kept near.
@@ -78,15 +78,15 @@ class Inventory:
             Unavailable: the store is away.
         """
         sight = self._snapshots.near(product_id) or await self._product(product_id)
-        answer: Answer[ProductInventory] | None = sight.answers.get(None)
+        answer: Found[ProductInventory] | None = sight.answers.get(None)
         if answer is None:
             tag = f"{sight.stock.product.revision}.{sight.table.revision}"
-            answer = sight.answers[None] = Answer(_by_product(sight), tag)
+            answer = sight.answers[None] = Found(_by_product(sight), tag)
         return answer
 
     async def availability(
         self, item_id: str, *, quantity: int, all_warehouses: bool, explain: bool = False
-    ) -> Answer[Availability]:
+    ) -> Found[Availability]:
         """Say whether ``quantity`` units of the item's SKU can be had now, here or in all warehouses together.
 
         Raises:
@@ -98,7 +98,7 @@ class Inventory:
             raise NotFound(f"There is no inventory item {item_id}.", inventoryItemId=item_id)
         question = (item_id, quantity, all_warehouses)
         if not explain and (known := sight.answers.get(question)) is not None:
-            answer: Answer[Availability] = known
+            answer: Found[Availability] = known
             return answer
         (asked,) = (item for item in sight.stock.items if item.id == item_id)
         same_sku = tuple(item for item in sight.stock.items if item.sku == asked.sku)
@@ -107,7 +107,7 @@ class Inventory:
 
     async def product_availability(
         self, product_id: str, *, sku: str | None, quantity: int, by: datetime | None, explain: bool = False
-    ) -> Answer[ProductAvailability]:
+    ) -> Found[ProductAvailability]:
         """Say whether ``quantity`` units of a product, or one SKU of it, can be had: now, by an instant, or from when.
 
         Raises:
@@ -117,7 +117,7 @@ class Inventory:
         sight = self._snapshots.near(product_id) or await self._product(product_id)
         question = (sku, quantity)
         if not explain and by is None and (known := sight.answers.get(question)) is not None:
-            answer: Answer[ProductAvailability] = known
+            answer: Found[ProductAvailability] = known
             return answer
         view = _of_product(sight, sku, quantity)
         if view.is_available and by is None:
@@ -126,7 +126,7 @@ class Inventory:
         sight, holds = await self._with_holds(sight)
         view = _of_product(sight, sku, quantity)
         steps = project(view.items, sight.stock.supplies, holds, view.now)
-        return Answer(
+        return Found(
             ProductAvailability(
                 **view.facts(),
                 **view.explained(wanted=explain, steps=steps),
@@ -271,9 +271,9 @@ class View:
         )
         return {"explanation": explanation}
 
-    def answer(self, question: Any, data: T) -> Answer[T]:
+    def answer(self, question: Any, data: T) -> Found[T]:
         """Return the answer, and keep it where it can be told again."""
-        answer = Answer(data, self.tag)
+        answer = Found(data, self.tag)
         explanation = getattr(data, "explanation", UNSET)
         if explanation is UNSET and len(self.sight.answers) < ANSWERS_MAX:
             self.sight.answers[question] = answer

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from core.events import ProductPayload, ProductVariant
-from core.findings import Discrepancy, Kind, Values
+from core.findings import Discrepancy, FindingKind, Values
 from ports.catalog import CatalogProduct
 from ports.store import ProductStock
 
@@ -38,7 +38,7 @@ def drifted(stock: ProductStock, there: There | None) -> tuple[Discrepancy, ...]
     product = stock.product
     if there is None:
         active = sum(item.status == "ACTIVE" for item in stock.items)
-        kind: Kind = "PRODUCT_DELETED" if product.catalog.is_deleted else "PRODUCT_GONE"
+        kind: FindingKind = "PRODUCT_DELETED" if product.catalog.is_deleted else "PRODUCT_GONE"
         return (_of(stock, kind, {"activeItems": 0}, {"activeItems": active}),) if active else ()
     if product.catalog.is_deleted:
         return (_of(stock, "PRODUCT_RETURNED", {"status": "ACTIVE"}, {"status": "INACTIVE"}),)
@@ -65,7 +65,9 @@ def _names(stock: ProductStock, there: There) -> Iterator[Discrepancy]:
         yield _of(stock, "ITEMS_MISSING", {"sku": ", ".join(missing)}, {})
 
 
-def _of(stock: ProductStock, kind: Kind, expected: Values, found: Values, item_id: str | None = None) -> Discrepancy:
+def _of(
+    stock: ProductStock, kind: FindingKind, expected: Values, found: Values, item_id: str | None = None
+) -> Discrepancy:
     return Discrepancy(
         kind=kind, product_id=stock.product.id, inventory_item_id=item_id, expected=expected, found=found
     )

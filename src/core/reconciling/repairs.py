@@ -24,10 +24,10 @@ from core.findings import (
     SEEN_IN,
     Discrepancy,
     Finding,
-    Kind,
+    FindingKind,
     Limits,
-    Outcome,
     Repair,
+    RepairOutcome,
     Run,
     Tally,
     Values,
@@ -40,23 +40,23 @@ from core.operations import (
     EventPolicy,
     IdempotencyKey,
     Operation,
+    Outcome,
     Rectified,
     Rectify,
     Request,
 )
-from core.operations import Outcome as Answered
 from core.reconciling.drift import There, drifted
 from core.reconciling.survey import CatalogSurvey
 from core.rules.book import SYSTEM
 from core.writing.writer import Writer
 from ports.store import ProductStock, Store
 
-_Standing = set[tuple[Kind, str]]
+_Standing = set[tuple[FindingKind, str]]
 """Kind and subject of what disagrees."""
 _TRIES = 5
 _WAIT_SECONDS = 30.0
 _HISTORY = "History is never altered; look at the rows around it, and COUNT the item if its balance is in doubt."
-_BY_HAND: dict[Kind, str] = {
+_BY_HAND: dict[FindingKind, str] = {
     "VERSION_GAP": _HISTORY,
     "EVENT_STUCK": "The relay or an operator has to let it go on; see `inventory outbox show`.",
 }
@@ -69,7 +69,7 @@ class Brakes(Struct, frozen=True):
     catalog: str | None = None
     absence: str | None = None
 
-    def of(self, kind: Kind) -> str | None:
+    def of(self, kind: FindingKind) -> str | None:
         """Return why findings of a kind are not repaired in this run, None where nothing speaks against it."""
         if kind in ABSENT and self.absence is not None:
             return self.absence
@@ -81,7 +81,7 @@ class Brakes(Struct, frozen=True):
         return tuple(dict.fromkeys(each for each in (self.own, self.catalog, self.absence) if each is not None))
 
 
-def is_of_catalog(kind: Kind) -> bool:
+def is_of_catalog(kind: FindingKind) -> bool:
     """Tell whether a kind is found by asking the Product Service."""
     return SEEN_IN[kind] <= OF_CATALOG
 
@@ -115,7 +115,7 @@ def brakes(run: Run, tallies: Iterable[Tally], limits: Limits, *, well: bool) ->
     )
 
 
-def _is_wanted(run: Run, kind: Kind) -> bool:
+def _is_wanted(run: Run, kind: FindingKind) -> bool:
     return kind not in FOR_PEOPLE and run.repairs != "plan" and (run.repairs == "all" or kind not in DESTRUCTIVE)
 
 
@@ -172,7 +172,7 @@ class Repairer:
             for finding in group
         ]
 
-    async def _rectify(self, run: Run, group: Sequence[Finding]) -> Answered:
+    async def _rectify(self, run: Run, group: Sequence[Finding]) -> Outcome:
         kinds = tuple(dict.fromkeys(each.kind for each in group))
         untold = tuple(each.subject for each in group if each.kind == "EVENT_MISSING")
         operation = Rectify(product_id=group[0].product_id, kinds=kinds, announce=untold, run_id=run.id)
@@ -182,7 +182,7 @@ class Repairer:
                 break
         return answer
 
-    async def _submit(self, run: Run, finding: Finding, *operations: Operation, name: str = "0") -> Answered:
+    async def _submit(self, run: Run, finding: Finding, *operations: Operation, name: str = "0") -> Outcome:
         """Return the first refusal, or what the first operation led to."""
         key = f"{run.id}:{finding.kind}:{finding.subject}:{name}"
         request = Request(
@@ -219,7 +219,7 @@ class Repairer:
             return there, {("ITEMS_MISSING", id)} if there is not None and there.skus else set()
         return there, {(each.kind, each.subject) for each in drifted(stock, there)}
 
-    async def _follow(self, run: Run, group: Sequence[Finding], there: There | None, at: datetime) -> Answered | None:
+    async def _follow(self, run: Run, group: Sequence[Finding], there: There | None, at: datetime) -> Outcome | None:
         kinds = {each.kind for each in group}
         first = group[0]
         if "PRODUCT_DELETED" in kinds:
@@ -247,7 +247,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _event_type(kinds: set[Kind]) -> Literal["ProductCreated", "ProductUpdated", "ProductDeleted"]:
+def _event_type(kinds: set[FindingKind]) -> Literal["ProductCreated", "ProductUpdated", "ProductDeleted"]:
     """Return what the Product Service would have said, had we heard it."""
     if "PRODUCT_GONE" in kinds:
         return "ProductDeleted"
@@ -273,7 +273,7 @@ def _left(run: Run, finding: Finding, stops: Brakes) -> Repair | None:
     return None
 
 
-def _made(run: Run, finding: Discrepancy, outcome: Outcome, reason: str | None) -> Repair:
+def _made(run: Run, finding: Discrepancy, outcome: RepairOutcome, reason: str | None) -> Repair:
     return Repair(
         run_id=run.id,
         kind=finding.kind,
@@ -287,7 +287,7 @@ def _made(run: Run, finding: Discrepancy, outcome: Outcome, reason: str | None) 
     )
 
 
-def _judged(run: Run, finding: Finding, answer: Answered, still: _Standing) -> Repair:
+def _judged(run: Run, finding: Finding, answer: Outcome, still: _Standing) -> Repair:
     """Say what became of a finding in our own records."""
     if isinstance(answer, InventoryError):
         return _made(run, finding, "FAILED", answer.detail)
@@ -308,7 +308,7 @@ def _corrected(run: Run, finding: Finding, correction: Correction, *, stands: bo
     return replace(made, before=correction.before, after=correction.after)
 
 
-def _followed(run: Run, finding: Finding, answer: Answered | None, still: _Standing) -> Repair:
+def _followed(run: Run, finding: Finding, answer: Outcome | None, still: _Standing) -> Repair:
     """Say what became of a finding in the catalogue."""
     if isinstance(answer, InventoryError):
         return _made(run, finding, "FAILED", answer.detail)

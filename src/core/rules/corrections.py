@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from core.errors import Conflict, NotFound
-from core.findings import Discrepancy, Kind, Values
+from core.findings import Discrepancy, FindingKind, Values
 from core.operations import Correction, Rectified, Rectify
 from core.rules.book import Book, Cause, Evidence, Posting
 from core.rules.receipts import record
@@ -85,7 +85,7 @@ class _Rectification:
         posting.reference_type, posting.reference_number = "RECONCILIATION", self._run_id
         return posting
 
-    def _of(self, kind: Kind, subject: str) -> Discrepancy | None:
+    def _of(self, kind: FindingKind, subject: str) -> Discrepancy | None:
         found = self._evidence.discrepancies if kind in self._kinds else ()
         return next((each for each in found if (each.kind, each.subject) == (kind, subject)), None)
 
@@ -163,7 +163,7 @@ class _Rectification:
             if id in self._untold:
                 self._note("EVENT_MISSING", id, ({}, {"quantityAvailable": item.available}))
 
-    def _note(self, kind: Kind, subject: str, values: tuple[Values, Values]) -> None:
+    def _note(self, kind: FindingKind, subject: str, values: tuple[Values, Values]) -> None:
         if any(values):
             before, after = values
             self._corrections.append(Correction(kind=kind, subject=subject, before=before, after=after))

@@ -38,7 +38,7 @@ from entrypoints.api.parameters import (
 )
 from entrypoints.api.problems import ContentTooLarge, RequestTimeout, UnsupportedMediaType
 from entrypoints.api.replies import Reply, answers, ok, page
-from ports.imports import Format, Import, ImportOrder, Kind, RowError
+from ports.imports import Format, Import, ImportOrder, RowError, SheetKind
 from ports.store import ItemFilter, Page, Store
 
 AnyRequest = Request[Any, Any, Any]
@@ -165,7 +165,7 @@ async def export_stock(
     stock: StockFilter = None,
 ) -> Reply:
     """Return items with their balances, a list to count by, or warehouses, as a file that can be imported again."""
-    known: dict[str, Kind] = {each: each for each in EXPORTS}
+    known: dict[str, SheetKind] = {each: each for each in EXPORTS}
     if kind not in known:
         raise NotFound(f"There is no such export; there are {', '.join(EXPORTS)}.")
     filter = ItemFilter(product_id=product_id, sku=sku, warehouse_id=warehouse_id, status=status, stock=stock)

@@ -10,7 +10,7 @@ from litestar.plugins import InitPlugin
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from core.reading.availability import Availability, ProductAvailability
-from core.reading.inventory import Answer, Inventory, Question
+from core.reading.inventory import Found, Inventory, Question
 from core.stock import ProductInventory
 from entrypoints.api.headers import knows
 from entrypoints.api.parameters import By, CheckAllWarehouses, Explain, Id, ProductId, Quantity, SkuChoice, instant
@@ -122,7 +122,7 @@ async def product_availability(
     return _told(request.scope, answer)
 
 
-def _told(scope: Scope, answer: Answer[Any]) -> Reply:
+def _told(scope: Scope, answer: Found[Any]) -> Reply:
     """Return an answer, encoded once however often it is told. Only by-product has an entity tag (rule R25)."""
     tagged = isinstance(answer.data, ProductInventory)
     if tagged and knows(scope, answer.tag):

@@ -16,7 +16,7 @@ from litestar.types import Receive, Scope, Send
 from adapters.tokens.verifier import Principal
 from core.errors import ValidationFailed
 from core.events import Event
-from core.reading.feed import Feed, Listener, Wanted
+from core.reading.feed import Feed, Interest, Listener
 from entrypoints.api.headers import header
 from entrypoints.api.parameters import EventKind, ProductFilter, WarehouseFilter
 from entrypoints.api.replies import Reply
@@ -52,7 +52,7 @@ async def events(
     Each process takes so many streams, and so many in one name; more are refused with 503 `unavailable`.
     """
     after = _position(header(request.scope, "last-event-id"))
-    return _Stream(feed, Wanted(product_id, type, warehouse_id), after, request.user)
+    return _Stream(feed, Interest(product_id, type, warehouse_id), after, request.user)
 
 
 def _position(value: str | None) -> int | None:
@@ -68,7 +68,7 @@ class _Stream(Reply):
 
     __slots__ = ("_after", "_feed", "_principal", "_wanted")
 
-    def __init__(self, feed: Feed, wanted: Wanted, after: int | None, principal: Principal) -> None:
+    def __init__(self, feed: Feed, wanted: Interest, after: int | None, principal: Principal) -> None:
         super().__init__(b"", media_type=b"text/event-stream")
         self._feed = feed
         self._wanted = wanted

@@ -9,7 +9,7 @@ from entrypoints.cli.options import with_settings
 
 if TYPE_CHECKING:
     from entrypoints.config import Config
-    from ports.imports import Kind
+    from ports.imports import SheetKind
 
 KINDS = ("warehouses", "items", "receipts", "counts")
 
@@ -57,7 +57,7 @@ def stock_import(
 @click.option("--status", type=click.Choice(("ACTIVE", "INACTIVE")), help="Items that are so only.")
 @click.option("--stock", type=click.Choice(("low", "out")), help="Items in their low band, or with nothing available.")
 @with_settings("store", "data_dir")
-def stock_export(config: "Config", kind: "Kind", *, output: str, format: str | None, **filter: Any) -> None:
+def stock_export(config: "Config", kind: "SheetKind", *, output: str, format: str | None, **filter: Any) -> None:
     """Export items with their balances, a list to count by, or warehouses; `import` reads all three again."""
     from entrypoints.commands.stock import export_file, format_of
     from ports.store import ItemFilter

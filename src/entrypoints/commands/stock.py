@@ -16,7 +16,7 @@ from core.files.sheets import write_rows
 from entrypoints.commands.terminal import act, console, print_json, progress, run_to_end, time_text, with_store
 from entrypoints.commands.working import at_work
 from entrypoints.config import Config
-from ports.imports import PART_BYTES, Format, Import, ImportOrder, Kind, RowError
+from ports.imports import PART_BYTES, Format, Import, ImportOrder, RowError, SheetKind
 from ports.store import ItemFilter, Store
 
 _SHOWN_MAX = 100
@@ -57,7 +57,7 @@ def import_file(config: Config, path: str, order: ImportOrder, *, errors_to: str
     return 0 if job.status == "DONE" and not job.refused else 1
 
 
-def export_file(config: Config, path: str, kind: Kind, format: Format, filter: ItemFilter) -> None:
+def export_file(config: Config, path: str, kind: SheetKind, format: Format, filter: ItemFilter) -> None:
     """Write what is in stock to a file."""
 
     async def work(store: Store) -> None:
