@@ -406,7 +406,7 @@ async def test_a_run_that_is_broken_off_has_no_end_and_is_taken_up(place: Place)
     assert (quick.findings, quick.raised) == ({"TOTALS_MISMATCH": 1}, 1)
     assert [each.status for each in await place.store.reconciliations(10)] == ["DONE", "CANCELLED"]
     await place.alter(f"UPDATE reconciliation_run SET status = 'RUNNING', ended_at = NULL WHERE id = '{broken.id}'")
-    run = await loop.turn()
+    run = await Reconciliation(place.store, minutes=15, second_look_seconds=0).turn()
     assert run is not None
     assert (run.id, run.status, run.findings) == (broken.id, "DONE", {"TOTALS_MISMATCH": 1})
 

@@ -73,11 +73,11 @@ from core.stock import ExpectedReceipt, Item, Product, Reservation, ReservationL
 
 # Explaining a failure takes longer than finding it and says little about a sequence of steps.
 PHASES = [phase for phase in Phase if phase is not Phase.explain]
-settings.register_profile("rules", max_examples=380, stateful_step_count=40, deadline=None, phases=PHASES)
+settings.register_profile("rules", max_examples=435, stateful_step_count=40, deadline=None, phases=PHASES)
 settings.register_profile("rules-ci", settings.get_profile("rules"), derandomize=True, database=None)
 PROFILE = settings.get_profile("rules-ci" if os.environ.get("CI") else "rules")
 
-STEPS = 14_000
+STEPS = 16_000
 """How many operations must have been compared with the oracle, at least; ``test_store_properties`` adds its own."""
 PRODUCTS = ("prod_1", "prod_2", "prod_3")
 WAREHOUSES = ("wh_1", "wh_2", "wh_3", "wh_4")

@@ -67,7 +67,7 @@ from core.writing.writer import Writer
 from ports.store import Wanted
 
 T = TypeVar("T")
-STEPS = {"sqlite": 4_000, "postgresql": 2_000}
+STEPS = {"sqlite": 2_500, "postgresql": 1_500}
 """How many operations each database must have been asked for, at least."""
 _PER_RUN = 60
 
