@@ -12,9 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import update
 from stores import CAUSE, answers, batch, carry_out, dead_letters, empty, hold, key, migrated, only, positions, stocked
 
 from adapters.registry import connect
+from adapters.sql import tables
+from adapters.sql.store import SqlStore
 from core.errors import AlreadyExists, Busy, SkuConflict, Unavailable, ValidationFailed
 from core.operations import (
     Adjust,
@@ -799,6 +802,26 @@ async def test_who_has_lost_the_lease_marks_nothing(place: Place) -> None:
     assert await place.store.pending(10) == rows
     assert await place.other.mark_published(owner, rows)
     assert sorted((await positions(place.store)).values()) == list(range(1, len(rows) + 1))
+
+
+async def test_a_lease_that_goes_while_a_mark_waits_for_it_marks_nothing(place: Place) -> None:
+    """Whoever takes over has not committed yet when the mark begins: it waits, is refused, and changes nothing."""
+    await stocked(place.store, 100)
+    lease = await place.store.acquire("relay", "one", seconds=60)
+    assert lease is not None
+    rows = await place.store.pending(10)
+    assert isinstance(place.other, SqlStore)
+
+    async with place.other.database.writing() as connection:
+        await connection.execute(update(tables.lease).values(owner="two", token=tables.lease.c.token + 1))
+        marking = asyncio.create_task(place.store.mark_published(lease, rows))
+        await asyncio.sleep(0.2)
+        assert not marking.done()
+        await connection.commit()
+
+    assert not await marking
+    assert await place.store.pending(10) == rows
+    assert await place.store.position() == 0
 
 
 async def test_an_announcement_wakes_the_listener(place: Place) -> None:

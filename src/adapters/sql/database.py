@@ -31,23 +31,19 @@ class Insert(Struct, frozen=True):
 
 
 class Update(Struct, frozen=True):
-    """Rows in which ``columns`` are to be set, found by ``keys``; each row has its keys first.
-
-    Where ``unless_set`` names a column, rows that have a value there stay as they are.
-    """
+    """Rows in which ``columns`` are to be set, found by ``keys``; each row has its keys first."""
 
     table: Table
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     rows: Sequence[Row]
-    unless_set: str | None = None
 
 
 Change = Insert | Update
 
 
 class Query:
-    """A SELECT that every batch asks: built and compiled once, its values named.
+    """A SELECT that is asked time and again: built and compiled once, its values named.
 
     SQLAlchemy finds out at every execution that it has seen a statement before, which takes longer than asking these.
 

@@ -34,8 +34,9 @@ _LOST = (
     "or its answer told again."
 )
 _NOTIFY_GAP_SECONDS = 0.02
-# Plans are kept, and one that was made while a table was small would read all of it for each batch of a first import.
-# Everything here is found by an index: PostgreSQL is to think of nothing else.
+# Plans are kept, and one that was made while a table was small would read all of it for each batch of a first import,
+# until the next ANALYZE. Hot statements find their rows by an index, so a few hundred rows are enough for a good plan;
+# below that it may be a join over a whole index. What does read whole tables says so (``reconciliation.py``).
 _PLANS = {"jit": "off", "enable_seqscan": "off", "random_page_cost": "1.1"}
 _SESSION = {
     **_PLANS,
@@ -61,11 +62,13 @@ _MARK = """
   ), marked AS (
     UPDATE outbox SET published_at = statement_timestamp(), position = counter.position + event.place
       FROM counter, unnest($4::text[], $5::bigint[]) WITH ORDINALITY AS event (product_id, sequence, place)
-     WHERE outbox.product_id = event.product_id AND outbox.sequence = event.sequence AND published_at IS NULL
+     WHERE outbox.product_id = event.product_id AND outbox.sequence = event.sequence
+       AND coalesce(published_at, 'infinity') = 'infinity'
     RETURNING 1
   )
 UPDATE lease
-   SET position = position + CASE (SELECT count(*) FROM marked) WHEN cardinality($4) THEN cardinality($4) END
+   SET position = position + CASE (SELECT count(*) FROM marked)
+         WHEN cardinality($4) THEN cardinality($4) ELSE (SELECT 0 WHERE NOT EXISTS (SELECT FROM counter)) END
  WHERE name = $1 AND owner = $2 AND token = $3
 RETURNING true
 """
@@ -251,7 +254,9 @@ class PostgresDatabase:
     async def mark(self, connection: AsyncConnection, lease: Lease, events: Sequence[tuple[str, int]]) -> bool:
         """One statement, which is its own transaction: a relay's turn is short, and there and back is most of it.
 
-        The counter may not be NULL, so a count that is not as it should be takes everything back.
+        The counter may not be NULL, so a count that is not as it should be takes everything back. Where the lease has
+        just gone to another owner it is not ours to count, and stays; ``coalesce`` keeps the index of all that waits
+        out of it, which a long backlog makes long.
         """
         products, sequences = map(list, zip(*events, strict=True))
         given = (lease.name, lease.owner, lease.token, products, sequences)
@@ -296,9 +301,11 @@ class PostgresDatabase:
     async def _ring(self) -> None:
         while self._unheard:
             self._unheard = False
-            with suppress(InventoryError):
+            try:
                 async with self.writing() as connection:
                     await self._ask_at_once(connection, lambda driver: driver.execute(self._notify))
+            except InventoryError:
+                self._unheard = True
             await asyncio.sleep(_NOTIFY_GAP_SECONDS)
 
     @asynccontextmanager
@@ -399,8 +406,7 @@ _Shape = tuple[Table, tuple[str, ...], tuple[str, ...], str]
 def _shape(change: Change) -> _Shape:
     """Return what a change's statement is made of: table, keys of an update, columns, tail."""
     if isinstance(change, Update):
-        unless = f' AND t."{change.unless_set}" IS NULL' if change.unless_set else ""
-        return change.table, change.keys, change.columns, unless
+        return change.table, change.keys, change.columns, ""
     return change.table, (), change.columns, " ON CONFLICT DO NOTHING" if change.skip_existing else ""
 
 

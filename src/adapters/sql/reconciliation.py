@@ -42,7 +42,6 @@ class SqlReconciliation:
         if part in ("ledger", "events"):
             return await self._history(part, msgspec.json.decode(after, type=Place) if after else ("", 0), limit)
         async with self.database.reading() as connection:
-            await _by_indexes(connection)
             if part == "outbox":
                 return await comparisons.stuck(self.database, connection, after=after, limit=limit)
             return await comparisons.receipts(self.database, connection, after=after, limit=limit)
@@ -62,7 +61,6 @@ class SqlReconciliation:
 
     async def _half(self, after: str, last: str) -> tuple[Discrepancy, ...]:
         async with self.database.reading() as connection:
-            await _by_indexes(connection)
             return await comparisons.standing(connection, after=after, last=last)
 
     async def _history(self, part: Part, after: Place, limit: int) -> ComparedPage:
@@ -82,23 +80,21 @@ class SqlReconciliation:
 
     async def _history_end(self, part: Part, after: Place, limit: int) -> tuple[Place, int]:
         async with self.database.reading() as connection:
-            await _by_indexes(connection)
             return await comparisons.history_end(connection, part, after=after, limit=limit)
 
     async def _rows(self, part: Part, after: Place, end: Place) -> tuple[Discrepancy, ...]:
         async with self.database.reading() as connection:
-            await _by_indexes(connection)
             return await comparisons.history(connection, part, after=after, end=end)
 
     async def compare_products(self, product_ids: Collection[str]) -> tuple[Discrepancy, ...]:
         """See ``comparisons``."""
         async with self.database.reading() as connection:
-            await _by_indexes(connection)
             return await comparisons.of_products(self.database, connection, product_ids)
 
     async def compared_size(self, part: Part) -> int:
         """See ``comparisons``."""
         async with self.database.reading() as connection:
+            await _reading_all(connection)
             return int(await connection.scalar(comparisons.size(part)) or 0)
 
     async def product_ids(self, *, after: str | None, limit: int) -> list[str]:
@@ -286,6 +282,7 @@ class SqlReconciliation:
         statement = select(table.c.kind, age, func.count()).where(_stood(run)).group_by(table.c.kind, age)
         counts: dict[Any, dict[str, int]] = {}
         async with self.database.reading() as connection:
+            await _reading_all(connection)
             for kind, name, count in await connection.execute(statement):
                 counts.setdefault(kind, dict.fromkeys(_AGES, 0))[name] = count
         return [Tally(kind=kind, nature=NATURES[kind], **counts[kind]) for kind in sorted(counts)]
@@ -303,10 +300,10 @@ class SqlReconciliation:
 _FINDINGS = select(*(tables.reconciliation_finding.c[name] for name in Finding.__struct_fields__))
 
 
-async def _by_indexes(connection: AsyncConnection) -> None:
-    """A page is found by indexes. How little of an index it needs is more than the planner can guess."""
+async def _reading_all(connection: AsyncConnection) -> None:
+    """Let the planner think of reading a whole table, which it is otherwise kept from."""
     if connection.dialect.name == "postgresql":
-        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
 
 
 async def _on_record(connection: AsyncConnection, id: str) -> Run | None:

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters.sql.database import Asked, Change, Insert, Look, Query, Row, Update
+from adapters.sql.database import Asked, Change, Insert, Look, Query, Row
 from adapters.sql.faults import faults
 from adapters.sql.leases import held
 from adapters.sql.tables import UtcTime, outbox, product, time_text
@@ -139,9 +139,8 @@ class SqliteDatabase:
             return False
         now, _ = await self.clock(connection)
         marks = [(*each, now, place) for place, each in enumerate(events, start=last - len(events) + 1)]
-        keys, columns = ("product_id", "sequence"), ("published_at", "position")
-        change = Update(outbox, keys, columns, marks, unless_set="published_at")
-        if await self.write(connection, change) == [len(events)]:
+        statement = _update(outbox, ("product_id", "sequence"), ("published_at", "position"))
+        if await _run(connection, f"{statement} AND published_at IS NULL", marks) == len(events):
             await connection.commit()
         return True
 
@@ -283,8 +282,7 @@ class _Connection(sqlite3.Connection):
 def _statement(change: Change) -> str:
     if isinstance(change, Insert):
         return _insert(change.table, change.columns, skip_existing=change.skip_existing)
-    unless = f' AND "{change.unless_set}" IS NULL' if change.unless_set else ""
-    return _update(change.table, change.keys, change.columns) + unless
+    return _update(change.table, change.keys, change.columns)
 
 
 @cache

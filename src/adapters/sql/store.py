@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import BigInteger, Select, and_, case, literal, select
 from sqlalchemy.engine import make_url
@@ -52,8 +52,6 @@ from ports.store import (
     ReservationFilter,
     Transaction,
 )
-
-T = TypeVar("T")
 
 
 @asynccontextmanager

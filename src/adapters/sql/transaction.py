@@ -29,6 +29,7 @@ from core.stock import (
 from ports.store import Wanted
 
 _DUE_MAX = 500
+_Scope = tuple[str, str, str]
 
 
 class SqlTransaction:
@@ -81,7 +82,6 @@ class SqlTransaction:
         if missing := others - {row["id"] for row in named}:
             named += await self._database.fetch(self._connection, _ITEMS, ids=list(missing))
         items = [item_of(row) for row in {row["id"]: row for row in named}.values()]
-        answers = {answer.key.scope: answer for answer in map(_answer_of, rows.get(_ANSWERS, ()))}
         return Book(
             now=now,
             products=products,
@@ -90,7 +90,7 @@ class SqlTransaction:
             receipts={receipt.id: receipt for receipt in receipts},
             warehouses={row["id"]: warehouse_of(row) for row in rows.get(_WAREHOUSES, ()) or rows.get(_EVERYWHERE, ())},
             events_seen={row["event_id"] for row in rows.get(_SEEN, ())},
-            answers={key.scope: answers[key.scope] for key in wanted.keys if key.scope in answers},
+            answers=_answers(rows.get(_ANSWERS, ()), {key.scope for key in wanted.keys}),
             evidence=evidence,
         )
 
@@ -222,8 +222,10 @@ def _asked(product_ids: Collection[str], wanted: Wanted) -> Iterator[Asked]:
         yield _SEEN, {"ids": list(wanted.event_ids)}
 
 
-def _answer_of(row: dict[str, Any]) -> StoredAnswer:
-    return StoredAnswer(IdempotencyKey(*(row[name] for name in KEY)), row["answer"])
+def _answers(rows: Iterable[dict[str, Any]], scopes: set[_Scope]) -> dict[_Scope, StoredAnswer]:
+    """Read rows, of which some may be of other scopes than those that were asked for: SQLite finds the parts apart."""
+    keys = ((IdempotencyKey(*(row[name] for name in KEY)), row["answer"]) for row in rows)
+    return {key.scope: StoredAnswer(key, answer) for key, answer in keys if key.scope in scopes}
 
 
 def product_of(fields: dict[str, Any]) -> Product:
