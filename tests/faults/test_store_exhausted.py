@@ -18,9 +18,11 @@ import pytest
 from audit import books, deadlocks
 from proxy import Proxy
 from services import Postgres
+from sqlalchemy import text
 from stores import at_work, key, migrated, only, stocked, submit
 
 from adapters.registry import connect
+from adapters.sql.store import SqlStore
 from core.errors import Busy, OutcomeUnknown, Unavailable
 from core.operations import Receive, StockChange
 from core.stock import Item
@@ -184,3 +186,18 @@ async def test_a_quarrel_over_locks_is_over_with_it(kind: str, url: str, item: I
     assert all(busy) if kind == "lock" else all(isinstance(each, list | Busy) for each in outcomes)
     assert [5] == [row["on_hand"] for row in (await books(url)).items]
     assert (await deadlocks(url) > 0) == (kind == "deadlock")
+
+
+async def test_others_hear_of_a_commit_as_soon_as_there_is_a_connection_to_tell_them(url: str) -> None:
+    """A bell that could not be rung, for every connection was in use, is rung later, though nothing new happens."""
+    one_connection = f"{url}?pool=1"
+    async with connect("store", one_connection) as store, connect("store", url) as other:
+        assert isinstance(store, SqlStore)
+        async with other.announcements() as announcements:
+            heard = asyncio.ensure_future(anext(announcements))
+            async with store.database.reading() as connection:
+                await connection.execute(text("SELECT 1"))
+                await store.announce()
+                await asyncio.sleep(3.5)  # a connection is waited for 3 s
+                assert not heard.done()
+            await asyncio.wait_for(heard, BOUND_SECONDS)

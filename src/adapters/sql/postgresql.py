@@ -34,6 +34,7 @@ _LOST = (
     "or its answer told again."
 )
 _NOTIFY_GAP_SECONDS = 0.02
+_NOTIFY_AGAIN_SECONDS = 1.0
 # Plans are kept, and one that was made while a table was small would read all of it for each batch of a first import,
 # until the next ANALYZE. Hot statements find their rows by an index, so a few hundred rows are enough for a good plan;
 # below that it may be a join over a whole index. What does read whole tables says so (``reconciliation.py``).
@@ -306,6 +307,7 @@ class PostgresDatabase:
                     await self._ask_at_once(connection, lambda driver: driver.execute(self._notify))
             except InventoryError:
                 self._unheard = True
+                await asyncio.sleep(_NOTIFY_AGAIN_SECONDS)
             await asyncio.sleep(_NOTIFY_GAP_SECONDS)
 
     @asynccontextmanager
