@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from simulation.checks import broken_promises
@@ -17,6 +17,7 @@ from simulation.world import Faults, World
 
 from ports.outbox import RELAY
 
+T = TypeVar("T")
 KINDS = (
     *("is killed", "is told to end", "is stopped", "is away", "is disconnected", "forgets everything"),
     *("commit was done, but", "mark published was done, but", "publish", "block event", "park", "claim letters"),
@@ -134,14 +135,13 @@ class _Town:
 
     async def _freeze_relay(self, _: Node) -> None:
         """SIGSTOP past its lease for whoever relays, with something in hand: another goes on with that meanwhile."""
+        if relays := await self._soon(self._busy_relays):
+            await self._stop(relays[0], 20.0 * (1 + self._draw.random()))
+
+    def _busy_relays(self) -> list[Process]:
         database = self._servers.database
-        for _ in range(100):
-            owner, _, _ = database.leases.get(RELAY, ("", 0, 0.0))
-            relays = [node.process for node in self._nodes if node.process.name == owner]
-            if relays and database.waiting:
-                await self._stop(relays[0], 20.0 * (1 + self._draw.random()))
-                return
-            await asyncio.sleep(0.002)
+        owner, _, _ = database.leases.get(RELAY, ("", 0, 0.0))
+        return [node.process for node in self._nodes if node.process.name == owner and database.waiting]
 
     async def _stop(self, process: Process, seconds: float) -> None:
         self._world.tell(process.name, f"is stopped for {seconds:.1f} s")
@@ -169,13 +169,18 @@ class _Town:
 
     async def _refuse(self, node: Node) -> None:
         """One of the next events is one that the broker takes from nobody, until an operator has seen to it."""
+        if waiting := await self._soon(lambda: [*self._servers.database.waiting]):
+            self._servers.exchange.refused.add(self._draw.choice(waiting))
+
+    async def _soon(self, look: Callable[[], list[T]]) -> list[T]:
+        """Return what there is, as soon as it is there; nothing where that takes long or the world heals first."""
         for _ in range(100):
             if self._healed:
-                return
-            if waiting := [*self._servers.database.waiting]:
-                self._servers.exchange.refused.add(self._draw.choice(waiting))
-                return
+                break
+            if found := look():
+                return found
             await asyncio.sleep(0.005)
+        return []
 
     def _crash(self, process: Process) -> None:
         for node in self._nodes:

@@ -35,14 +35,16 @@ _LOST = (
 )
 _NOTIFY_GAP_SECONDS = 0.02
 _NOTIFY_AGAIN_SECONDS = 1.0
-# Plans are kept, and one that was made while a table was small would read all of it for each batch of a first import,
-# until the next ANALYZE. Hot statements find their rows by an index, so a few hundred rows are enough for a good plan;
-# below that it may be a join over a whole index. What does read whole tables says so (``reconciliation.py``).
-_PLANS = {"jit": "off", "enable_seqscan": "off", "random_page_cost": "1.1"}
 _SESSION = {
-    **_PLANS,
     "application_name": "inventory-service",
     "timezone": "UTC",
+    # Plans are kept, and one that was made while a table was small would read all of it for each batch of a first
+    # import, until the next ANALYZE. Hot statements find their rows by an index, so a few hundred rows are enough for a
+    # good plan; below that it may be a join over a whole index. What does read whole tables says so
+    # (``reconciliation.py``).
+    "enable_seqscan": "off",
+    "random_page_cost": "1.1",
+    "jit": "off",
     "lock_timeout": "1000",
     "statement_timeout": "2500",
     "idle_in_transaction_session_timeout": "10000",

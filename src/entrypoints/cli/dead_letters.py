@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from entrypoints.cli.options import converted, with_settings
+from entrypoints.cli.options import converted, with_as_json, with_reason, with_settings
 
 if TYPE_CHECKING:
     from entrypoints.config import Config
@@ -53,7 +53,7 @@ def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
 @_with_filter
 @click.option("--groups", is_flag=True, help="Count what failed alike and is unresolved, or has --status.")
 @click.option("--limit", type=click.IntRange(min=1, max=10_000), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "data_dir")
 def letters_list(config: "Config", filter: "LetterFilter", *, groups: bool, limit: int, as_json: bool) -> None:
     """List dead letters, the newest first."""
@@ -67,7 +67,7 @@ def letters_list(config: "Config", filter: "LetterFilter", *, groups: bool, limi
 
 @dead_letters.command("show")
 @click.argument("letter")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "data_dir")
 def letters_show(config: "Config", letter: str, *, as_json: bool) -> None:
     """Show a dead letter: body, cause, every attempt, what was done to it, whether it was applied already."""
@@ -82,7 +82,7 @@ def letters_show(config: "Config", letter: str, *, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All that are unresolved.")
 @click.option("--canary/--no-canary", default=True, show_default=True, help="Try one of many first.")
 @click.option("--reason", help="Why it should work now.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "broker", "data_dir")
 def letters_retry(
     config: "Config",
@@ -109,8 +109,8 @@ def letters_retry(
 @dead_letters.command("edit")
 @click.argument("letter")
 @click.option("--body", metavar="FILE", help="The whole event as it should be, - for standard input; else an editor.")
-@click.option("--reason", required=True, help="Why.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_reason
+@with_as_json
 @with_settings("store", "broker", "data_dir")
 def letters_edit(config: "Config", letter: str, *, body: str | None, reason: str, as_json: bool) -> None:
     """Replace a dead letter by one with another body and try that. Exit code 1: it failed again."""
@@ -121,8 +121,8 @@ def letters_edit(config: "Config", letter: str, *, body: str | None, reason: str
 
 @dead_letters.command("discard")
 @click.argument("letters", nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_reason
+@with_as_json
 @with_settings("store", "data_dir")
 def letters_discard(config: "Config", letters: Sequence[str], *, reason: str, as_json: bool) -> None:
     """Decide against dead letters; they can be restored for 90 days."""
@@ -133,8 +133,8 @@ def letters_discard(config: "Config", letters: Sequence[str], *, reason: str, as
 
 @dead_letters.command("restore")
 @click.argument("letters", nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_reason
+@with_as_json
 @with_settings("store", "data_dir")
 def letters_restore(config: "Config", letters: Sequence[str], *, reason: str, as_json: bool) -> None:
     """Take back that dead letters were discarded."""

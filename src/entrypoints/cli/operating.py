@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from entrypoints.cli.options import SETTINGS, with_settings
+from entrypoints.cli.options import SETTINGS, with_as_json, with_settings
 
 if TYPE_CHECKING:
     from entrypoints.config import Config
@@ -15,7 +15,7 @@ ROLES = ("product-service", "product-events", "inventory-operator", "inventory-a
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "broker", "cache", "data_dir")
 def doctor(config: "Config", *, as_json: bool) -> None:
     """Try store, broker, cache, Product Service and tokens; say what is wrong and what to do. Changes nothing."""
@@ -63,7 +63,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings(*SETTINGS)
 def show(config: "Config", *, as_json: bool) -> None:
     """Show every setting, its value, and where it comes from; secrets are masked."""

@@ -1,4 +1,4 @@
-"""Options that several commands have: those that set settings, and those that are a filter together."""
+"""Options that several commands have: how to print, how many, why, and the settings."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -20,6 +20,10 @@ SETTINGS = {
     "data_dir": "Where embedded mode keeps its files.",
     "log_level": "debug, info, warning or error.",
 }
+
+with_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+with_limit = click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+with_reason = click.option("--reason", required=True, help="Why.")
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from entrypoints.cli.options import converted, with_settings
+from entrypoints.cli.options import converted, with_as_json, with_reason, with_settings
 
 if TYPE_CHECKING:
     from entrypoints.config import Config
@@ -16,7 +16,7 @@ def outbox() -> None:
 
 
 @outbox.command("show")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "data_dir")
 def outbox_show(config: "Config", *, as_json: bool) -> None:
     """Show what waits to be published, and the events that no broker takes."""
@@ -28,8 +28,8 @@ def outbox_show(config: "Config", *, as_json: bool) -> None:
 @outbox.command("release")
 @click.argument("event")
 @click.option("--skip", is_flag=True, help="Never publish it, instead of trying again.")
-@click.option("--reason", required=True, help="Why.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_reason
+@with_as_json
 @with_settings("store", "data_dir")
 def outbox_release(config: "Config", event: str, *, skip: bool, reason: str, as_json: bool) -> None:
     """Let a blocked event's product go on."""
@@ -45,8 +45,8 @@ def outbox_release(config: "Config", event: str, *, skip: bool, reason: str, as_
 @click.option("--until", help="Published before then.")
 @click.option("--product-id", help="Events of this product only.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Watch until the relay has done it.")
-@click.option("--reason", required=True, help="Why.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_reason
+@with_as_json
 @with_settings("store", "data_dir")
 def outbox_replay(config: "Config", *, wait: bool, reason: str, as_json: bool, **bounds: Any) -> None:
     """Have the relay publish events again, with the same eventIds. Published events are kept 30 days."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from entrypoints.cli.options import with_settings
+from entrypoints.cli.options import with_as_json, with_limit, with_reason, with_settings
 
 if TYPE_CHECKING:
     from entrypoints.config import Config
@@ -23,7 +23,7 @@ def reconcile() -> None:
 @click.option("--max-changes", type=click.IntRange(0, 10**6), help="Repair nothing if there is more to repair.")
 @click.option("--max-percent", type=click.IntRange(0, 100), help="Nor if that is more of what was looked at.")
 @click.option("--rate", type=click.IntRange(min=0), default=0, help="Products and rows a second; 0: no limit.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "cache", "data_dir")
 def reconcile_run(
     config: "Config",
@@ -55,8 +55,8 @@ def reconcile_run(
 
 
 @reconcile.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_limit
+@with_as_json
 @with_settings("store", "data_dir")
 def reconcile_list(config: "Config", *, limit: int, as_json: bool) -> None:
     """List the last runs, newest first."""
@@ -67,7 +67,7 @@ def reconcile_list(config: "Config", *, limit: int, as_json: bool) -> None:
 
 @reconcile.command("cancel")
 @click.argument("run")
-@click.option("--reason", required=True, help="Why.")
+@with_reason
 @with_settings("store", "data_dir")
 def reconcile_cancel(config: "Config", run: str, *, reason: str) -> None:
     """End a run that is going on, was asked for or was broken off; what it has repaired stays."""
@@ -78,7 +78,7 @@ def reconcile_cancel(config: "Config", run: str, *, reason: str) -> None:
 
 @reconcile.command("show")
 @click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "data_dir")
 def reconcile_show(config: "Config", run: str | None, *, as_json: bool) -> None:
     """Show a run and what it saw; without RUN, the last one and everything that stands now."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from entrypoints.cli.options import with_settings
+from entrypoints.cli.options import with_as_json, with_limit, with_settings
 
 if TYPE_CHECKING:
     from entrypoints.config import Config
@@ -27,7 +27,7 @@ def stock() -> None:
 @click.option("--partial", is_flag=True, help="Import the valid rows although others are not.")
 @click.option("--again", is_flag=True, help="Import it although it was imported before.")
 @click.option("--errors", metavar="FILE", help="Write line, code and reason of every refused row to a CSV file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "cache", "data_dir")
 def stock_import(
     config: "Config", file: str, *, format: str | None, errors: str | None, as_json: bool, **order: Any
@@ -66,8 +66,8 @@ def stock_export(config: "Config", kind: "SheetKind", *, output: str, format: st
 
 
 @stock.command("imports")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_limit
+@with_as_json
 @with_settings("store", "data_dir")
 def stock_imports(config: "Config", *, limit: int, as_json: bool) -> None:
     """List the last imports, newest first."""
@@ -79,7 +79,7 @@ def stock_imports(config: "Config", *, limit: int, as_json: bool) -> None:
 @stock.command("cancel")
 @click.argument("import_id", metavar="IMPORT")
 @click.option("--reason", help="Why.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_as_json
 @with_settings("store", "data_dir")
 def stock_cancel(config: "Config", import_id: str, *, reason: str | None, as_json: bool) -> None:
     """End an import; what is done stays done."""

@@ -1,8 +1,8 @@
 """The loops of a service, and how they start and end, in whichever process they run."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from dishka import AsyncContainer
 
@@ -16,9 +16,30 @@ from core.reading.snapshots import Snapshots
 from core.upkeep.expiry import Sweeper
 from core.upkeep.housekeeping import Housekeeper
 from core.writing.writer import Writer
+from entrypoints.config import Config
 from entrypoints.processes import process
+from entrypoints.wiring import make_container
 from ports.broker import Broker
 from ports.store import Store
+
+Working = Callable[[AsyncContainer, asyncio.Event], AbstractAsyncContextManager[None]]
+"""Opens what works for as long as its block runs; sets the event if that fails for good."""
+
+
+def run_beside(config: Config, command: str, working: Working) -> None:
+    """Run the writer, and ``working`` with it, in a process of their own until it is told to stop."""
+    process.announce(config, command)
+    container = make_container(config)
+
+    async def main(stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as ends:
+            ends.push_async_callback(process.in_time, container.close)
+            await start_writing(container, ends)
+            await ends.enter_async_context(working(container, stop))
+            process.ready()
+            await stop.wait()
+
+    process.run(main)
 
 
 async def start_writing(container: AsyncContainer, ends: AsyncExitStack) -> None:

@@ -12,8 +12,7 @@ from dishka import AsyncContainer
 from core.reconciling.reconciliation import Reconciliation
 from entrypoints.config import Config, SettingError
 from entrypoints.processes import process
-from entrypoints.processes.loops import start_writing
-from entrypoints.wiring import make_container
+from entrypoints.processes.loops import run_beside
 from ports.store import Store
 
 
@@ -25,18 +24,7 @@ def run(config: Config) -> None:
     """
     if not config.reconcile_minutes:
         raise SettingError("INVENTORY_RECONCILE_MINUTES is 0, which is never; set it to run a reconciler.")
-    process.announce(config, "reconciler")
-    container = make_container(config)
-
-    async def main(stop: asyncio.Event) -> None:
-        async with AsyncExitStack() as ends:
-            ends.push_async_callback(process.in_time, container.close)
-            await start_writing(container, ends)
-            await ends.enter_async_context(reconciling(container, stop))
-            process.ready()
-            await stop.wait()
-
-    process.run(main)
+    run_beside(config, "reconciler", reconciling)
 
 
 @asynccontextmanager
